@@ -1,0 +1,22 @@
+#pragma once
+// What this machine can do at most, measured in the same process and at the same time as what is compared with it.
+
+#include <longspan/core/index.hpp>
+
+namespace bench {
+
+using longspan::Index;
+
+/// What bounds a workload.
+enum class Limit { kFmaPeak, kReadBandwidth };
+
+/// One brief measurement (about 10 ms) with `threads` threads at work at once: FLOP/s of fused multiply-adds on f32
+/// vectors, or bytes/s read from memory far beyond the last-level cache. Each is the median of several runs.
+double fma_peak(Index threads);
+double read_bandwidth(Index threads);
+
+inline double probe(Limit limit, Index threads) {
+  return limit == Limit::kFmaPeak ? fma_peak(threads) : read_bandwidth(threads);
+}
+
+}  // namespace bench

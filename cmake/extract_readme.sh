@@ -1,0 +1,12 @@
+#!/bin/sh
+# extract_readme.sh README OUTPUT: writes the first ```cpp block; exits 1 if there is none.
+set -eu
+awk '!inside && /^```cpp[ \t\r]*$/ { inside = 1; next }
+     inside && /^```/ { exit }
+     inside { print }' "$1" >"$2.new"
+if [ ! -s "$2.new" ]; then
+  rm -f "$2.new"
+  exit 1
+fi
+# an unchanged program keeps its date and is not built again
+if cmp -s "$2.new" "$2"; then rm -f "$2.new"; else mv "$2.new" "$2"; fi

@@ -1,0 +1,247 @@
+#pragma once
+// The front door: policies in, a callable out. It checks every argument before anything is written, and hands the engine a
+// batch of problems.
+
+#include <optional>
+#include <span>
+#include <tuple>
+
+#include <longspan/core/executor_ref.hpp>
+#include <longspan/kernel/flash.hpp>
+#include <longspan/kernel/naive.hpp>
+#include <longspan/kv/contiguous.hpp>
+#include <longspan/mask/masks.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// What a call may be told besides its tensors; all optional.
+struct Options {
+  std::span<float> lse = {};            ///< [queries, heads]: natural logarithm of the softmax denominator
+  ExecutorRef executor = {};            ///< default: the caller's thread
+  std::optional<float> scale = {};      ///< softmax scale, finite and > 0; default 1/sqrt(head_dim)
+  std::optional<Index> first_query = {};  ///< position of each sequence's first query, >= 0; default: queries at the end
+  Index first_key = 0;                  ///< position of each sequence's first key, >= 0
+  std::span<const Index> cumulative_queries = {};  ///< ragged batch: sequence i has queries [c[i], c[i+1])
+  std::span<const Index> cumulative_keys = {};     ///< … and keys [c[i], c[i+1]) of one contiguous source
+  Kernel kernel = Kernel::kAutomatic;   ///< of the flash engine
+  Work* work = nullptr;                 ///< the tiles that the kernels visit are added to it
+};
+
+namespace detail {
+
+/// Sequences of one call: `sources` holds one per sequence, or one that cumulative_keys cuts.
+template <KeyValueSource Source, Mask M, class Scores>
+class Batch {
+ public:
+  Batch(Shape q, std::span<const Source> sources, const Options& options, const M& mask, const Scores& scores)
+      : shape_(q), sources_(sources), options_(options), mask_(mask), scores_(scores) {
+    check_shapes();
+    check_sequences();
+    if (options.scale)
+      check(std::isfinite(*options.scale) && *options.scale > 0, "options.scale", *options.scale, "finite and > 0");
+    const auto position = [](const char* name, Index first) {
+      check(first >= 0 && first < kPositionEnd, name, first, "within [0, 2^52)");
+    };
+    position("options.first_key", options.first_key);
+    position("options.first_query", options.first_query.value_or(0));
+    check(options.lse.empty() || static_cast<Index>(options.lse.size()) == q.tokens * q.heads, "options.lse.size",
+          options.lse.size(), q.tokens * q.heads);
+    scores.check_heads(q.heads);
+  }
+
+  Index size() const { return ragged() ? static_cast<Index>(options_.cumulative_queries.size()) - 1 : 1; }
+  Index kv_heads() const { return sources_.empty() ? 1 : sources_[0].kv_heads(); }
+  Index value_dim() const { return sources_.empty() ? 0 : sources_[0].value_dim(); }
+  Schedule schedule(Index sequence, Kernel wanted, Index workers) const {
+    const Shape q{queries(sequence).size(), shape_.heads, shape_.dim};
+    return {wanted, q, source(sequence).keys(), kv_heads(), workers};
+  }
+  Problem<Source, M, Scores> operator[](Index sequence) const {
+    const Interval rows = queries(sequence);
+    const Source from = source(sequence);
+    const float scale = options_.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.dim))));
+    const Index first_query = options_.first_query.value_or(options_.first_key + from.keys() - rows.size());
+    return {q_.slice(rows), from, mask_, scores_, sink_.slice(rows), scale, first_query, options_.first_key, options_.work};
+  }
+
+  /// Where the data are: after the checks, so that nothing is touched before they pass.
+  Batch& with(TensorView<const float> q, RowSink sink) {
+    q_ = q;
+    sink_ = sink;
+    return *this;
+  }
+
+ private:
+  bool ragged() const { return !options_.cumulative_queries.empty(); }
+  Interval queries(Index i) const {
+    if (!ragged()) return {0, shape_.tokens};
+    const auto at = static_cast<std::size_t>(i);
+    return {options_.cumulative_queries[at], options_.cumulative_queries[at + 1]};
+  }
+  Source source(Index i) const {
+    const auto at = static_cast<std::size_t>(i);
+    if constexpr (requires(const Source& s) { s.slice(Interval{}); })
+      if (!options_.cumulative_keys.empty())
+        return sources_[0].slice({options_.cumulative_keys[at], options_.cumulative_keys[at + 1]});
+    return sources_[at];
+  }
+
+  void check_shapes() const {
+    check(shape_.tokens >= 0, "q.tokens", shape_.tokens, ">= 0");
+    check(shape_.heads >= 1, "q.heads", shape_.heads, ">= 1");
+    check(shape_.dim >= 1, "q.dim", shape_.dim, ">= 1");
+    for (const Source& s : sources_) {
+      check(s.keys() >= 0 && s.keys() < kPositionEnd, "keys", s.keys(), "within [0, 2^52)");
+      check(s.kv_heads() >= 1, "kv_heads", s.kv_heads(), ">= 1");
+      check(s.value_dim() >= 1, "value_dim", s.value_dim(), ">= 1");
+      check(s.head_dim() == shape_.dim, "keys.head_dim", s.head_dim(), shape_.dim);
+      check(shape_.heads % s.kv_heads() == 0, "q.heads", shape_.heads, MultipleOf{s.kv_heads()});
+      check(s.kv_heads() == kv_heads(), "sources.kv_heads", s.kv_heads(), kv_heads());
+      check(s.value_dim() == value_dim(), "sources.value_dim", s.value_dim(), value_dim());
+    }
+  }
+
+  void check_sequences() const {
+    const auto sources = static_cast<Index>(sources_.size());
+    if (!ragged()) {
+      check(sources == 1, "options.cumulative_queries.size", 0, sources + 1);
+      check(options_.cumulative_keys.empty(), "options.cumulative_keys.size", options_.cumulative_keys.size(),
+            "0 without cumulative_queries");
+      return;
+    }
+    check_cumulative("options.cumulative_queries", options_.cumulative_queries, shape_.tokens);
+    if (options_.cumulative_keys.empty()) {
+      check(sources == size(), "sources.size", sources, size());
+      return;
+    }
+    check(sources == 1, "sources.size", sources, "1 with cumulative_keys");
+    check(requires(const Source& s) { s.slice(Interval{}); }, "options.cumulative_keys", "a source that cannot be sliced",
+          "contiguous keys and values");
+    check(options_.cumulative_keys.size() == options_.cumulative_queries.size(), "options.cumulative_keys.size",
+          options_.cumulative_keys.size(), options_.cumulative_queries.size());
+    check_cumulative("options.cumulative_keys", options_.cumulative_keys, sources_[0].keys());
+  }
+
+  /// Lengths so far: from 0, not descending, to all there is.
+  static void check_cumulative(const char* name, std::span<const Index> lengths, Index total) {
+    check(lengths.front() == 0, name, lengths.front(), "0 at the beginning");
+    for (std::size_t i = 1; i < lengths.size(); ++i)
+      check(lengths[i] >= lengths[i - 1], name, lengths[i], AtLeast{lengths[i - 1]});
+    check(lengths.back() == total, name, lengths.back(), total);
+  }
+
+  Shape shape_;
+  std::span<const Source> sources_;
+  const Options& options_;
+  const M& mask_;
+  const Scores& scores_;
+  TensorView<const float> q_;
+  RowSink sink_;
+};
+
+}  // namespace detail
+
+/// Attention with the policies it was made from; made by attention(…). A small value: copy it, keep it, call it from any
+/// number of threads.
+///
+/// Every call: q [queries, heads, head_dim], keys [keys, kv_heads, head_dim], values [keys, kv_heads, value_dim], out
+/// [queries, heads, value_dim]; head h reads KV head h / (heads / kv_heads). Query i stands at position first_key + keys −
+/// queries + i unless options say otherwise. softmax(scores(scale · q·kᵀ) where the mask allows) · values; a row that sees
+/// nothing is zeros with LSE −inf. Zero queries or keys are valid.
+/// Throws std::invalid_argument, naming the argument, the value and what was expected, before anything is written.
+/// Error of Flash: 2e-6 · max|v|, or 4·2^-24·S · max|v| where S, the row's largest |score|, is larger than 8. Its bits depend
+/// on the row's query, keys and policies only: not on threads, batch, pages or chunks. O(visible pairs) time, memory
+/// independent of queries and keys, and no allocation after the first call of a shape.
+template <class Engine, Mask M, class Scores>
+class Attention {
+ public:
+  Attention(M mask, Scores scores) : mask_(std::move(mask)), scores_(std::move(scores)) {}
+
+  void operator()(TensorView<const float> q, TensorView<const float> keys, TensorView<const float> values,
+                  TensorView<float> out, const Options& options = {}) const {
+    (*this)(q, Contiguous(keys, values), out, options);
+  }
+  /// Keys and values from one source: contiguous, a view of a paged cache, or a user's own.
+  template <KeyValueSource Source>
+  void operator()(TensorView<const float> q, const Source& source, TensorView<float> out,
+                  const Options& options = {}) const {
+    (*this)(q, std::span<const Source>(&source, 1), out, options);
+  }
+  /// A ragged batch of one source per sequence; queries as options.cumulative_queries says.
+  template <KeyValueSource Source>
+  void operator()(TensorView<const float> q, std::span<const Source> sources, TensorView<float> out,
+                  const Options& options = {}) const {
+    detail::Batch batch(q.shape(), sources, options, mask_, scores_);
+    check(out.tokens == q.tokens, "out.tokens", out.tokens, q.tokens);
+    check(out.heads == q.heads, "out.heads", out.heads, q.heads);
+    check(sources.empty() || out.dim == batch.value_dim(), "out.dim", out.dim, batch.value_dim());
+    Engine::run(batch.with(q, {out, options.lse.data()}), options.executor, options.kernel);
+  }
+
+  /// The same over some of the keys, to be merged with the result over others (see merge): give each its first_key, and both
+  /// the same first_query. options.lse is not written.
+  Partial partial(TensorView<const float> q, TensorView<const float> keys, TensorView<const float> values,
+                  const Options& options = {}) const {
+    return partial(q, Contiguous(keys, values), options);
+  }
+  template <KeyValueSource Source>
+  Partial partial(TensorView<const float> q, const Source& source, const Options& options = {}) const {
+    detail::Batch batch(q.shape(), std::span<const Source>(&source, 1), options, mask_, scores_);
+    Partial result(q.tokens, q.heads, source.value_dim());
+    Engine::run(batch.with(q, result.sink()), options.executor, options.kernel);
+    return result;
+  }
+
+  /// What a call would do. O(queries · runs of the mask); for Flash also the tiles it will visit, exactly.
+  Plan plan(Shape q, TensorView<const float> keys, TensorView<const float> values, const Options& options = {}) const {
+    return plan(q, Contiguous(keys, values), options);
+  }
+  template <KeyValueSource Source>
+  Plan plan(Shape q, const Source& source, const Options& options = {}) const {
+    return plan(q, std::span<const Source>(&source, 1), options);
+  }
+  template <KeyValueSource Source>
+  Plan plan(Shape q, std::span<const Source> sources, const Options& options = {}) const {
+    detail::Batch batch(q, sources, options, mask_, scores_);
+    const TensorView<const float> queries{nullptr, q.tokens, q.heads, q.dim, 0, 0};
+    return Engine::plan(batch.with(queries, {{nullptr, q.tokens, q.heads, 0, 0, 0}}), options.kernel,
+                        options.executor.workers());
+  }
+
+ private:
+  M mask_;
+  Scores scores_;
+};
+
+namespace detail {
+template <class T>
+auto mask_of(T policy) {
+  if constexpr (Mask<T>)
+    return std::tuple<T>(std::move(policy));
+  else
+    return std::tuple<>();
+}
+template <class T>
+auto score_of(T policy) {
+  if constexpr (Mask<T>)
+    return std::tuple<>();
+  else
+    return std::tuple<T>(std::move(policy));
+}
+}  // namespace detail
+
+/// Attention by an engine (Flash, or Naive for the definition) with at most one mask and any number of score functions,
+/// which run left to right, in any order. Without a mask every query sees every key.
+template <class Engine = Flash, class... Policies>
+auto attention(Policies... policies) {
+  static_assert((... && (Mask<Policies> || ScoreFunction<Policies>)),
+                "a policy is a mask or a score function: see core/concepts.hpp");
+  static_assert((0 + ... + (Mask<Policies> ? 1 : 0)) <= 1, "two masks: write a & b, or a | b");
+  auto mask = std::tuple_cat(detail::mask_of(policies)..., std::tuple<Full>());
+  auto scores = std::apply([](auto... f) { return ScoreChain(std::move(f)...); },
+                           std::tuple_cat(detail::score_of(std::move(policies))...));
+  using M = std::tuple_element_t<0, decltype(mask)>;
+  return Attention<Engine, M, decltype(scores)>(std::get<0>(std::move(mask)), std::move(scores));
+}
+
+}  // namespace longspan::inline LONGSPAN_ISA

@@ -1,0 +1,63 @@
+#pragma once
+// The joints of the house. Policies are small values; kernels know these concepts and never a concrete policy.
+
+#include <concepts>
+
+#include <longspan/core/index.hpp>
+#include <longspan/core/position.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// Which keys a query sees.
+///   allows(q, k)   the definition, on absolute positions: Index, or Position with one side in lanes; comparisons of those
+///                  combine by & | ! (a plain bool will do where neither matters)
+///   some(Q, k)     the next run of keys at or after k that some query of Q may see (too wide is safe)
+///   every(Q, k)    the next run that every query of Q sees (too narrow is safe)
+/// Laws: M1 a visible key lies in a run of `some`; M2 a key in a run of `every` is visible to all of Q; M3 runs ascend,
+/// are disjoint, and start at or after k.
+template <class M>
+concept Mask = std::copyable<M> && requires(const M& mask, Interval queries, Index k) {
+  static_cast<bool>(mask.allows(k, k));
+  { mask.some(queries, k) } -> std::same_as<Interval>;
+  { mask.every(queries, k) } -> std::same_as<Interval>;
+};
+
+/// A change of the scaled score before the mask: f(score, query, key) or f(score, query, key, head); `query - key` is the
+/// distance in the score's own type. Called with doubles by the definition and with lanes by the kernels.
+template <class F>
+concept ScoreFunction = std::copy_constructible<F> && !Mask<F> &&
+                        (std::invocable<const F&, double, ExactPosition, ExactPosition> ||
+                         std::invocable<const F&, double, ExactPosition, ExactPosition, Index>);
+
+/// A run of neighbouring keys and their values in the place where they are stored. Element d of key j is
+/// key[j·key_stride + d·dim_stride]: rows (dim_stride 1) or a dimension-major page (key_stride 1).
+template <class Element>
+struct KeyValueRun {
+  Index size = 0;      ///< keys in the run
+  Index readable = 0;  ///< keys whose memory may be read (with a page's unused end), >= size
+  const Element* key = nullptr;
+  Index key_stride = 0;
+  Index dim_stride = 1;
+  const Element* value = nullptr;  ///< value rows: element d of value j is value[j·value_stride + d]
+  Index value_stride = 0;
+};
+
+/// Where keys and values are: `run(kv_head, i)` hands out the longest run in place that begins with key i.
+template <class S>
+concept KeyValueSource = std::copyable<S> && requires(const S& source, Index i) {
+  typename S::Element;
+  { source.keys() } -> std::same_as<Index>;
+  { source.kv_heads() } -> std::same_as<Index>;
+  { source.head_dim() } -> std::same_as<Index>;
+  { source.value_dim() } -> std::same_as<Index>;
+  { source.run(i, i) } -> std::same_as<KeyValueRun<typename S::Element>>;
+};
+
+/// Runs f(task, worker) for every task below n, one task at a time on a worker, and brings back what it throws.
+template <class E>
+concept Executor = requires(E& executor, Index n, void (*f)(Index, Index)) {
+  { executor.workers() } -> std::convertible_to<Index>;
+  executor.for_each(n, f);
+};
+
+}  // namespace longspan::inline LONGSPAN_ISA

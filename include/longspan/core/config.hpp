@@ -1,0 +1,32 @@
+#pragma once
+// What every header agrees on before anything else: the version, the compiler flags that are refused, and the inline
+// namespace that keeps objects built for different instruction sets apart (a scalar policy function has the same symbol
+// in both otherwise, and the linker may keep the AVX-512 body for an AVX2 machine).
+
+#define LONGSPAN_VERSION_MAJOR 0
+#define LONGSPAN_VERSION_MINOR 1
+#define LONGSPAN_VERSION_PATCH 0
+
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "longspan needs real infinities: masked scores are -inf. Compile without -ffast-math / -ffinite-math-only."
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#define LONGSPAN_ISA avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define LONGSPAN_ISA avx2
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#define LONGSPAN_ISA neon64
+#elif defined(__SSE4_1__)
+#define LONGSPAN_ISA sse41
+#else
+#define LONGSPAN_ISA baseline
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define LONGSPAN_INLINE __attribute__((always_inline)) inline
+#define LONGSPAN_LAMBDA __attribute__((always_inline))
+#else
+#define LONGSPAN_INLINE inline
+#define LONGSPAN_LAMBDA
+#endif

@@ -1,0 +1,90 @@
+#pragma once
+// The one include of xsimd, and the few operations whose exact bits the numeric contract fixes.
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+// g++ 12 takes the undefined operand inside many AVX-512 intrinsics for a read of an uninitialised variable (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <xsimd/xsimd.hpp>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#include <longspan/core/index.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+using Lanes = xsimd::batch<float>;
+inline constexpr int kLanes = static_cast<int>(Lanes::size);
+inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+/// a·b + c in one rounding. xsimd 8.1 has no fused form for AVX-512 and leaves it to the compiler's contraction.
+LONGSPAN_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+#if defined(__AVX512F__)
+  return Lanes(_mm512_fmadd_ps(a, b, c));
+#elif defined(__FMA__) || defined(__aarch64__)
+  return xsimd::fma(a, b, c);
+#else  // no fused instruction: the scalar one, so that vector and scalar chains agree on every machine
+  alignas(64) float x[kLanes], y[kLanes], z[kLanes];
+  a.store_aligned(x), b.store_aligned(y), c.store_aligned(z);
+  for (int i = 0; i < kLanes; ++i) z[i] = std::fma(x[i], y[i], z[i]);
+  return Lanes::load_aligned(z);
+#endif
+}
+LONGSPAN_INLINE float fma(float a, float b, float c) { return std::fma(a, b, c); }
+LONGSPAN_INLINE double fma(double a, double b, double c) { return std::fma(a, b, c); }
+
+LONGSPAN_INLINE Lanes load(const float* p) { return Lanes::load_unaligned(p); }
+LONGSPAN_INLINE void store(float* p, const Lanes& x) { x.store_unaligned(p); }
+
+/// Asks for the cache line of p; never faults.
+LONGSPAN_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(p);
+#endif
+}
+
+/// 0, 1, 2, … in lanes.
+LONGSPAN_INLINE Lanes iota() {
+  alignas(64) float x[kLanes];
+  for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(i);
+  return Lanes::load_aligned(x);
+}
+
+/// 2^x for x <= 0, within 2 ulp where the result is a normal float (degree-6 minimax on [-1/2, 1/2], an exact power of
+/// two applied in two halves so that denormals come out right); exactly 1 at 0, exactly 0 below -149.5, NaN stays NaN.
+LONGSPAN_INLINE Lanes exp2(const Lanes& x) {
+  const Lanes whole = xsimd::nearbyint(xsimd::max(x, Lanes(-150.f)));
+  const Lanes f = x - whole;
+  Lanes p(1.535336188319500e-4f);
+  p = fma(p, f, Lanes(1.339887440266574e-3f));
+  p = fma(p, f, Lanes(9.618437357674640e-3f));
+  p = fma(p, f, Lanes(5.550332471162809e-2f));
+  p = fma(p, f, Lanes(2.402264791363012e-1f));
+  p = fma(p, f, Lanes(6.931472028550421e-1f));
+  p = fma(p, f, Lanes(1.0f));
+#if defined(__AVX512F__)
+  const Lanes scaled(_mm512_scalef_ps(p, whole));
+#else
+  const Lanes half = xsimd::nearbyint(whole * 0.5f);
+  const Lanes scaled = xsimd::ldexp(xsimd::ldexp(p, xsimd::to_int(half)), xsimd::to_int(whole - half));
+#endif
+  return xsimd::select(x < Lanes(-149.5f), Lanes(0.f), scaled);
+}
+inline float exp2(float x) { return exp2(Lanes(x)).get(0); }
+
+/// Calls f(integral_constant 0 … N-1), unrolled before inlining: accumulators indexed any other way stay in memory.
+template <int N, class F>
+LONGSPAN_INLINE void unroll(F&& f) {
+  [&]<std::size_t... I>(std::index_sequence<I...>) LONGSPAN_LAMBDA {
+    (f(std::integral_constant<int, static_cast<int>(I)>{}), ...);
+  }(std::make_index_sequence<static_cast<std::size_t>(N)>{});
+}
+
+}  // namespace longspan::inline LONGSPAN_ISA

@@ -1,0 +1,144 @@
+#pragma once
+// The fast engine: exact attention in tiles with a running softmax (FlashAttention, arXiv 2205.14135), cut into tasks for an
+// executor. Memory: a few tiles per worker, whatever the number of queries and keys.
+
+#include <algorithm>
+#include <vector>
+
+#include <longspan/kernel/narrow.hpp>
+#include <longspan/kernel/plan.hpp>
+#include <longspan/kernel/schedule.hpp>
+#include <longspan/kernel/wide.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+struct Flash {
+  /// Walks the same schedule and the same tiles as run().
+  template <class Batch>
+  static Plan plan(const Batch& batch, Kernel wanted, Index workers) {
+    Plan plan{.engine = "flash", .isa = kIsa.name};
+    bool wide = false, narrow = false;
+    for (Index sequence = 0; sequence < batch.size(); ++sequence) {
+      const Schedule schedule = batch.schedule(sequence, wanted, workers);
+      if (schedule.tasks() == 0) continue;
+      (schedule.kernel == Kernel::kWide ? wide : narrow) = true;
+      const auto problem = batch[sequence];
+      count_problem(plan, problem);
+      count_tiles(plan, problem, schedule);
+    }
+    plan.kernel = wide && narrow ? "wide+narrow" : wide ? "wide" : narrow ? "narrow" : "no";
+    return plan;
+  }
+
+  /// batch[i] is the Problem of sequence i.
+  template <class Batch, class E>
+  static void run(const Batch& batch, const E& executor, Kernel wanted) {
+    Leased<std::vector<Index>, Flash> lease;  // where each sequence's tasks begin
+    std::vector<Index>& starts = *lease;
+    starts.assign(1, 0);
+    const Index workers = executor.workers();
+    bool narrow = true;
+    for (Index sequence = 0; sequence < batch.size(); ++sequence) {
+      const Schedule schedule = batch.schedule(sequence, wanted, workers);
+      starts.push_back(starts.back() + schedule.tasks());
+      narrow = narrow && schedule.kernel == Kernel::kNarrow;
+    }
+    const Index tasks = starts.back();
+    const auto with_task = [&](Index task, auto&& f) {
+      const Index sequence = std::upper_bound(starts.begin(), starts.end(), task) - starts.begin() - 1;
+      const Schedule schedule = batch.schedule(sequence, wanted, workers);
+      f(batch[sequence], schedule, schedule[task - starts[static_cast<std::size_t>(sequence)]]);
+    };
+
+    if (narrow && workers > 1 && tasks < Schedule::kEnoughTasks * workers) {
+      run_splits(batch, tasks, with_task, executor);
+      return;
+    }
+    executor.for_each(tasks, [&](Index task, Index) {
+      with_task(task, [](const auto& problem, const Schedule& schedule, const TaskRange& range) {
+        Leased<Scratch, TaskRange> scratch;
+        if (schedule.kernel == Kernel::kWide)
+          run_wide<kTileVectors>(problem, range, *scratch);
+        else
+          NarrowKernel(problem, range, *scratch).run();
+      });
+    });
+  }
+
+ private:
+  static constexpr Index kSplitsAtOnce = 8;  ///< per worker: whose states are kept before they merge
+
+  template <class P>
+  static void count_tiles(Plan& plan, const P& problem, const Schedule& schedule) {
+    const Interval keys = problem.keys();
+    const Index blocks = keys.empty() ? 0 : ceil_div(keys.end, kBlock) - keys.begin / kBlock;
+    const Index walks = schedule.walks();  // the mask is the same for all heads
+    for (Index task = 0; task < schedule.row_tasks(); ++task) {
+      Work work;
+      for_each_tile(problem.mask, problem.positions(schedule[task].rows), keys,
+                    [&](const Tile& tile) { work.count(tile); });
+      plan.full_tiles += work.full_tiles * walks;
+      plan.partial_tiles += work.partial_tiles * walks;
+      plan.skipped_tiles += (blocks - work.full_tiles - work.partial_tiles) * walks;
+    }
+    plan.tasks += schedule.tasks();
+    const Index head_dim = problem.source.head_dim(), value_dim = problem.source.value_dim();
+    const Index floats = schedule.kernel == Kernel::kWide
+                             ? WideKernel<P, kTileVectors>::scratch_floats(head_dim, value_dim)
+                             : NarrowKernel<P>::scratch_floats(schedule.task_queries(), head_dim, value_dim);
+    plan.scratch_bytes = std::max(plan.scratch_bytes, floats * static_cast<Index>(sizeof(float)));
+  }
+
+  /// The fewest vectors that hold the rows: bits don't depend on it.
+  template <int Vectors, class P>
+  static void run_wide(const P& problem, const TaskRange& range, Scratch& scratch) {
+    if constexpr (Vectors > 1)
+      if (range.rows.size() <= (Vectors - 1) * kLanes) return run_wide<Vectors - 1>(problem, range, scratch);
+    WideKernel<P, Vectors>(problem, range, scratch).run();
+  }
+
+  /// Decode with few heads: each task's splits of the keys are tasks of their own, a wave of them at a time, and their
+  /// states merge in ascending order, as in NarrowKernel::run, so the bits are the same.
+  template <class Batch, class WithTask, class E>
+  static void run_splits(const Batch& batch, Index tasks, const WithTask& with_task, const E& executor) {
+    Index most_splits = 0, state_floats = 0;
+    for (Index task = 0; task < tasks; ++task)
+      with_task(task, [&](const auto& problem, const Schedule& schedule, const TaskRange&) {
+        most_splits = std::max(most_splits, ceil_div(problem.keys().end, kSplit) - problem.first_key / kSplit);
+        using Narrow = NarrowKernel<std::remove_cvref_t<decltype(problem)>>;
+        state_floats = std::max(state_floats, Narrow::state_floats(schedule.task_queries(), batch.value_dim()));
+      });
+    const Index wave = std::min(most_splits, ceil_div(kSplitsAtOnce * executor.workers(), std::max<Index>(tasks, 1)));
+
+    Leased<Scratch, Flash> states;  // [tasks][total, then one of each split of the wave]
+    float* const memory = states->floats(tasks * (1 + wave) * state_floats);
+    const auto state = [&](Index task, Index i) { return memory + (task * (1 + wave) + i) * state_floats; };
+    const auto with_kernel = [&](Index task, auto&& f) {
+      with_task(task, [&](const auto& problem, const Schedule&, const TaskRange& range) {
+        Leased<Scratch, TaskRange> scratch;
+        NarrowKernel kernel(problem, range, *scratch);
+        f(kernel, problem);
+      });
+    };
+
+    for (Index first = 0; first == 0 || first < most_splits; first += wave) {
+      executor.for_each(tasks * wave, [&](Index i, Index) {
+        with_kernel(i / wave, [&](auto& kernel, const auto& problem) {
+          const Index split = (problem.first_key / kSplit + first + i % wave) * kSplit;
+          kernel.run_split(split, state(i / wave, 1 + i % wave));
+        });
+      });
+      const bool last = first + wave >= most_splits;
+      executor.for_each(tasks, [&](Index task, Index) {
+        with_kernel(task, [&](auto& kernel, const auto&) {
+          if (first == 0) kernel.clear(state(task, 0));
+          for (Index i = 0; i < wave; ++i) kernel.merge(state(task, 0), state(task, 1 + i));
+          if (last) kernel.store_rows(state(task, 0));
+        });
+      });
+      if (last) break;
+    }
+  }
+};
+
+}  // namespace longspan::inline LONGSPAN_ISA

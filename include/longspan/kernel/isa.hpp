@@ -1,0 +1,29 @@
+#pragma once
+// What the kernels need to know about an instruction set: its name and the register tiles that don't spill on it.
+
+#include <longspan/core/simd.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+struct IsaTiles {
+  const char* name;
+  int wide_keys;       ///< wide kernel: keys (or value dims) × wide_vectors accumulators, plus vectors and a broadcast
+  int wide_vectors;    ///< vectors of queries
+  int narrow_queries;  ///< narrow kernel: queries × narrow_vectors accumulators
+  int narrow_vectors;  ///< vectors of keys (or value dims)
+};
+
+#if defined(__AVX512F__)  // 32 registers
+inline constexpr IsaTiles kIsa{"avx512", 8, 3, 6, 4};
+#elif defined(__aarch64__)  // 32 registers
+inline constexpr IsaTiles kIsa{"neon64", 8, 3, 6, 4};
+#elif defined(__AVX2__) && defined(__FMA__)  // 16 registers: an 8×3 tile spills
+inline constexpr IsaTiles kIsa{"avx2", 4, 3, 6, 2};
+#else
+inline constexpr IsaTiles kIsa{"baseline", 4, 3, 4, 2};
+#endif
+
+inline constexpr int kTileKeys = kIsa.wide_keys;
+inline constexpr int kTileVectors = kIsa.wide_vectors;
+
+}  // namespace longspan::inline LONGSPAN_ISA

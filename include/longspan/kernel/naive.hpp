@@ -1,0 +1,89 @@
+#pragma once
+// The definition of attention, as it stands in the papers: every query against every key it may see, in double.
+//
+//   s_j = scores(scale · q·k_j)        for the keys j that the mask allows
+//   out = Σ_j exp(s_j − LSE) v_j       with LSE = log Σ_j exp(s_j)
+//
+// Cost: O(queries · keys · (head_dim + value_dim)) and one double per key. It exists to be read and to be compared with.
+
+#include <limits>
+#include <vector>
+
+#include <longspan/kernel/plan.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// Calls f(j, run, i) for the keys j that the mask lets `query` see; key j is key i of the run.
+template <class P, class F>
+void for_each_visible(const P& problem, Index query, Index kv_head, F&& f) {
+  for (Index j = 0; j < problem.source.keys();) {
+    const auto run = problem.source.run(kv_head, j);
+    for (Index i = 0; i < run.size; ++i, ++j)
+      if (problem.mask.allows(query, problem.first_key + j)) f(j, run, i);
+  }
+}
+
+/// One row of one head.
+template <class P>
+void naive_row(const P& problem, Index row, Index head) {
+  const auto& source = problem.source;
+  const Index query = problem.first_query + row, kv_head = head / problem.group();
+  const float* q = problem.q.row(row, head);
+  std::vector<double> score(static_cast<std::size_t>(source.keys())), out(static_cast<std::size_t>(source.value_dim()));
+
+  double max = -std::numeric_limits<double>::infinity();
+  for_each_visible(problem, query, kv_head, [&](Index j, const auto& run, Index i) {
+    double dot = 0;
+    for (Index d = 0; d < source.head_dim(); ++d)
+      dot += static_cast<double>(q[d]) * static_cast<double>(run.key[i * run.key_stride + d * run.dim_stride]);
+    double& s = score[static_cast<std::size_t>(j)];
+    s = problem.scores(static_cast<double>(problem.scale) * dot, ExactPosition{query}, ExactPosition{problem.first_key + j},
+                       head);
+    if (!(s <= max)) max = s;
+  });
+  const bool unseen = max == -std::numeric_limits<double>::infinity();
+
+  double sum = 0;
+  for_each_visible(problem, query, kv_head, [&](Index j, const auto& run, Index i) {
+    const double weight = std::exp(score[static_cast<std::size_t>(j)] - (unseen ? 0 : max));
+    sum += weight;
+    for (std::size_t d = 0; d < out.size(); ++d)
+      out[d] += weight * static_cast<double>(run.value[i * run.value_stride + static_cast<Index>(d)]);
+  });
+
+  // A sink takes the maximum as a float in units of log 2: what that rounds away goes into sum and values.
+  constexpr double kPerLog2 = 1.44269504088896340736;
+  const float top = static_cast<float>(max * kPerLog2);
+  const double rest = unseen ? 0 : std::exp2(max * kPerLog2 - static_cast<double>(top));
+  const double factor = problem.sink.max || unseen ? rest : 1 / sum;
+  float* to = problem.sink.row(row, head);
+  for (std::size_t d = 0; d < out.size(); ++d) to[d] = static_cast<float>(out[d] * factor);
+  problem.sink.finish(row, head, static_cast<double>(top), sum * rest);
+}
+
+/// The engine: a task is one row of one head.
+struct Naive {
+  template <class Batch>
+  static Plan plan(const Batch& batch, Kernel, Index) {
+    Plan plan{.engine = "naive", .kernel = "definition", .isa = "double"};
+    for (Index sequence = 0; sequence < batch.size(); ++sequence) {
+      const auto problem = batch[sequence];
+      count_problem(plan, problem);
+      plan.tasks += problem.q.tokens * problem.q.heads;
+      plan.scratch_bytes = std::max<Index>(plan.scratch_bytes, (problem.source.keys() + problem.source.value_dim()) * 8);
+    }
+    return plan;
+  }
+
+  template <class Batch, class E>
+  static void run(const Batch& batch, const E& executor, Kernel) {
+    for (Index sequence = 0; sequence < batch.size(); ++sequence) {
+      const auto problem = batch[sequence];
+      const Index heads = problem.q.heads;
+      executor.for_each(problem.q.tokens * heads,
+                        [&](Index task, Index) { naive_row(problem, task / heads, task % heads); });
+    }
+  }
+};
+
+}  // namespace longspan::inline LONGSPAN_ISA

@@ -1,0 +1,322 @@
+#pragma once
+// The narrow kernel (decode and a few query rows): keys are lanes, and all query heads of a group share every key.
+//
+// Cost model: each key and value is read once for all rows and heads of the group, so the bound is memory: per block of 64
+// keys 64·(head_dim + value_dim) elements, against 64/lanes·queries·(head_dim + value_dim) fused multiply-adds. Keys in
+// dimension-major pages are loaded as they lie; key rows are transposed into 64·head_dim floats of scratch first (about one
+// instruction an element). While keys are scored the block's values are fetched, and while values are summed, the next
+// block's keys.
+//
+// The order of operations is that of wide.hpp: the bits of a row are the same from either kernel.
+
+#include <longspan/core/scratch.hpp>
+#include <longspan/core/transpose.hpp>
+#include <longspan/kernel/products.hpp>
+#include <longspan/kernel/schedule.hpp>
+#include <longspan/kernel/state.hpp>
+#include <longspan/kernel/tiles.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// The "queries" of a task: KV head by KV head, row by row, the heads that share the KV head. Blocks of keys are the outer
+/// loop and KV heads the inner one, so that token-major memory is read in its order.
+template <class P>
+class NarrowKernel {
+ public:
+  using Element = typename P::Source::Element;
+
+  /// Value rows of a state are padded to whole vectors.
+  static Index padded(Index dim) { return ceil_div(dim, kLanes) * kLanes; }
+  /// The state of one task: maxima, sums, value rows, in whole cache lines.
+  static Index state_floats(Index queries, Index value_dim) {
+    return ceil_div(queries * (padded(value_dim) + 2), 16) * 16;
+  }
+  static Index scratch_floats(Index queries, Index head_dim, Index value_dim) {
+    const Index q = ceil_div(queries, 16) * 16;
+    return q * (head_dim + kBlock + 1) + kLanes * (kCopied * head_dim + kBlock) + 2 * state_floats(queries, value_dim);
+  }
+
+  NarrowKernel(const P& problem, const TaskRange& task, Scratch& scratch)
+      : p_(problem),
+        task_(task),
+        rows_(task.rows),
+        group_queries_(task.rows.size() * task.heads.size()),
+        queries_(task.queries()),
+        head_dim_(problem.source.head_dim()),
+        value_dim_(problem.source.value_dim()),
+        padded_(padded(value_dim_)) {
+    const Index q = ceil_div(queries_, 16) * 16;
+    float* memory = scratch.floats(scratch_floats(queries_, head_dim_, value_dim_));
+    const auto take = [&](Index floats) { return std::exchange(memory, memory + floats); };
+    key_ = take(kCopied * kLanes * head_dim_);
+    weight_ = take(q * kBlock);
+    tail_ = take(kBlock * kLanes);
+    split_ = take(state_floats(queries_, value_dim_));
+    total_ = take(state_floats(queries_, value_dim_));
+    query_ = take(q * head_dim_);
+    rescale_ = take(q);
+    for (Index i = 0; i < queries_; ++i) {
+      const float* from = p_.q.row(row(i), head(i));
+      for (Index d = 0; d < head_dim_; ++d) query_[i * head_dim_ + d] = from[d] * p_.query_factor();
+    }
+  }
+
+  /// All splits, ascending, into the sink.
+  void run() {
+    clear(total_);
+    for (Index key = p_.first_key; key < p_.keys().end;) {
+      const Interval seen = p_.mask.some(p_.positions(rows_), key);  // splits that nobody sees are not visited
+      if (seen.begin >= p_.keys().end) break;
+      const Index split = seen.begin / kSplit * kSplit;
+      run_split(split, split_);
+      merge(total_, split_);
+      key = split + kSplit;
+    }
+    store_rows(total_);
+  }
+
+  /// The state of the keys [split, split + kSplit) alone. `state` holds state_floats().
+  void run_split(Index split, float* state) {
+    pass<false>(split, state);
+    if (!finite(state)) pass<true>(split, state);  // see wide.hpp: a masked key's value must not spread a NaN
+  }
+
+  void clear(float* state) const {
+    std::fill_n(maxima(state), queries_, kMinusInfinity);
+    std::fill_n(sums(state), queries_, 0.f);
+    std::fill_n(values(state), queries_ * padded_, 0.f);
+  }
+
+  /// total ← merge(total, part).
+  void merge(float* total, float* part) const {
+    for (Index i = 0; i < queries_; ++i)
+      merge_row(maxima(total)[i], sums(total)[i], values(total) + i * padded_, maxima(part)[i], sums(part)[i],
+                values(part) + i * padded_, padded_);
+  }
+
+  void store_rows(float* state) const {
+    for (Index i = 0; i < queries_; ++i) {
+      const float sum = sums(state)[i];
+      const Lanes factor = p_.sink.factor(Lanes(sum));
+      float* value = values(state) + i * padded_;
+      for (Index d = 0; d < padded_; d += kLanes) store(value + d, fma(load(value + d), factor, Lanes(0.f)));
+      std::copy_n(value, value_dim_, p_.sink.row(row(i), head(i)));
+      p_.sink.finish(row(i), head(i), static_cast<double>(maxima(state)[i]), static_cast<double>(sum));
+    }
+  }
+
+ private:
+  static constexpr int kVectors = static_cast<int>(kBlock) / kLanes;  // of keys in a block
+  static constexpr int kCopied = 2;                                   // of keys that are copied at a time
+
+  Index row(Index i) const { return rows_.begin + i % group_queries_ / task_.heads.size(); }
+  Index head(Index i) const {
+    return (task_.kv_heads.begin + i / group_queries_) * p_.group() + task_.heads.begin + i % task_.heads.size();
+  }
+  float* maxima(float* state) const { return state; }
+  float* sums(float* state) const { return state + queries_; }
+  float* values(float* state) const { return state + 2 * queries_; }
+
+  template <bool Careful>
+  void pass(Index split, float* state) {
+    clear(state);
+    Work work;
+    for_each_tile(p_.mask, p_.positions(rows_), intersect(p_.keys(), {split, split + kSplit}), [&](const Tile& tile) {
+      for (kv_head_ = task_.kv_heads.begin, first_ = 0; kv_head_ < task_.kv_heads.end; ++kv_head_, first_ += group_queries_) {
+        add_block<Careful>(tile, state);
+        work.count(tile);
+      }
+    });
+    if (p_.work && !Careful) p_.work->add(work);
+  }
+
+  /// Calls f(integral_constant n, i) for the KV head's queries [i, i + n): register tiles, then one for the remainder.
+  template <class F>
+  LONGSPAN_INLINE void for_each_query(F&& f) const {
+    const Index end = first_ + group_queries_;
+    Index i = first_;
+    for (; i + kIsa.narrow_queries <= end; i += kIsa.narrow_queries)
+      f(std::integral_constant<int, kIsa.narrow_queries>{}, i);
+    unroll<kIsa.narrow_queries - 1>([&](auto n) LONGSPAN_LAMBDA {
+      if (end - i == n + 1) f(std::integral_constant<int, n + 1>{}, i);
+    });
+  }
+
+  /// One block of keys for one KV head. What is read from memory is asked for before, while something else is computed.
+  template <bool Careful>
+  void add_block(const Tile& tile, float* state) {
+    const Index tiles = ceil_div(group_queries_, kIsa.narrow_queries);
+    const Index value_steps = tiles * tile.keys.size() * ceil_div(value_dim_, kIsa.narrow_vectors * kLanes);
+    Ahead ahead;
+    if (find_keys(tile)) {
+      ahead = values_of(tile).over(tiles * head_dim_ * kVectors / kIsa.narrow_vectors);
+      for (Index v = 0; v < kVectors; v += kIsa.narrow_vectors) scores<kIsa.narrow_vectors>(v, ahead);
+      ahead = keys_after(tile).over(value_steps);
+    } else {
+      Ahead values = values_of(tile).over(tile.keys.size() * head_dim_ / kLanes);
+      ahead = keys_after(tile).over(tiles * head_dim_ * kVectors / kCopied + value_steps);
+      for (Index v = 0; v < kVectors; v += kCopied) {
+        const Index at = tile.block + v * kLanes;
+        copy_keys(intersect(tile.keys, {at, at + kCopied * kLanes}), at, values);
+        scores<kCopied>(v, ahead);
+      }
+    }
+    softmax(tile, state);
+    add_values<Careful>(tile, values(state), ahead);
+  }
+
+  template <int Vectors>
+  void scores(Index v, Ahead& ahead) {
+    for_each_query([&](auto n, Index i) LONGSPAN_LAMBDA {
+      narrow_scores<decltype(n)::value, Vectors>(key_at_ + v, dim_stride_, head_dim_, query_ + i * head_dim_, head_dim_,
+                                                 weight_ + i * kBlock + v * kLanes, kBlock, ahead);
+    });
+  }
+
+  /// Calls f(run, position of its first key, keys) for the pieces of `keys` that lie together in memory.
+  template <class F>
+  LONGSPAN_INLINE void for_each_piece(Interval keys, F&& f) const {
+    for (Index key = keys.begin; key < keys.end;) {
+      const auto run = p_.source.run(kv_head_, key - p_.first_key);
+      const Index size = std::min(run.size, keys.end - key);
+      f(run, key, size);
+      key += size;
+    }
+  }
+
+  /// Sets key_at_ and dim_stride_, where each vector of the block's keys is, dimension-major, if the source has them so. The
+  /// keys of a vector that nobody asked for may be anything.
+  bool find_keys(const Tile& tile) {
+    const Index first = (tile.keys.begin - tile.block) / kLanes, last = ceil_div(tile.keys.end - tile.block, kLanes);
+    for (Index v = first; v < last; ++v) {
+      const Index i = tile.block + v * kLanes - p_.first_key;
+      if (i < 0) return false;
+      const auto run = p_.source.run(kv_head_, i);
+      if (run.key_stride != 1 || run.readable < kLanes) return false;
+      key_at_[v] = run.key;
+      dim_stride_ = run.dim_stride;
+    }
+    std::fill_n(key_at_, first, key_at_[first]);
+    std::fill(key_at_ + last, key_at_ + kVectors, key_at_[first]);
+    return true;
+  }
+
+  /// … and else makes them so, kCopied vectors from position `first` on. Few at a time: they stay in the first-level cache.
+  void copy_keys(Interval keys, Index first, Ahead& ahead) {
+    constexpr Index kStride = kCopied * kLanes;
+    for_each_piece(keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
+      float* to = key_ + (key - first);
+      if (run.dim_stride == 1)
+        transpose(run.key, run.key_stride, size, head_dim_, 1.f, to, kStride, [&]() LONGSPAN_LAMBDA { ahead.step(); });
+      else
+        for (Index d = 0; d < head_dim_; ++d)
+          for (Index j = 0; j < size; ++j) to[d * kStride + j] = run.key[j * run.key_stride + d * run.dim_stride];
+    });
+    const Index v = first % kBlock / kLanes;
+    for (Index i = 0; i < kCopied; ++i) key_at_[v + i] = key_ + i * kLanes;
+    dim_stride_ = kStride;
+  }
+
+  /// Score functions, mask, weights, and each query's running maximum and sum.
+  void softmax(const Tile& tile, float* state) {
+    const Lanes lane = iota();
+    const Lanes from(static_cast<float>(tile.keys.begin - tile.block)), to(static_cast<float>(tile.keys.end - tile.block));
+    const bool whole = tile.keys.size() == kBlock;
+    for (Index i = first_; i < first_ + group_queries_; ++i) {
+      float& max = maxima(state)[i];
+      float* weight = weight_ + i * kBlock;
+      const Position<float> query{p_.first_query + row(i), 0.f};
+      Lanes x[kVectors], largest(max);
+      unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA {
+        const Lanes key = lane + Lanes(static_cast<float>(v * kLanes));
+        x[v] = finish_scores(p_, load(weight + v * kLanes), query, Position<Lanes>{tile.block, key}, head(i), tile.full);
+        if (!whole) x[v] = xsimd::select((key >= from) & (key < to), x[v], Lanes(kMinusInfinity));
+        largest = xsimd::max(largest, x[v]);
+      });
+      const float grown = reduce_max(largest), shift = Merged<float>::finite(grown);
+      unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA { store(weight + v * kLanes, exp2(x[v] - Lanes(shift))); });
+      rescale_[i] = exp2(max - shift);
+      max = grown;
+      sums(state)[i] = fma(sums(state)[i], rescale_[i], block_sum(weight));
+    }
+  }
+
+  /// A NaN among the lanes makes weights NaN whatever this returns, so its place in the order doesn't matter.
+  static float reduce_max(const Lanes& x) {
+    alignas(64) float t[kLanes];
+    x.store_aligned(t);
+    for (int half = kLanes / 2; half > 0; half /= 2)
+      for (int j = 0; j < half; ++j) t[j] = t[j] > t[j + half] ? t[j] : t[j + half];
+    return t[0];
+  }
+
+  /// The order that wide.hpp documents.
+  static float block_sum(const float* w) {
+    alignas(64) float t[16];
+    for (int j = 0; j < 16; j += kLanes)
+      store(t + j, ((load(w + j) + load(w + j + 16)) + load(w + j + 32)) + load(w + j + 48));
+    for (int half = 8; half > 0; half /= 2)
+      for (int j = 0; j < half; ++j) t[j] += t[j + half];
+    return t[0];
+  }
+
+  template <bool Careful>
+  void add_values(const Tile& tile, float* out, Ahead& ahead) {
+    const float* rescale = rescale_;
+    for_each_piece(tile.keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
+      constexpr Index kWide = kIsa.narrow_vectors * kLanes;
+      const auto columns = [&](auto vectors, const Element* value, Index stride, Index d) LONGSPAN_LAMBDA {
+        for_each_query([&](auto n, Index i) LONGSPAN_LAMBDA {
+          narrow_values<decltype(n)::value, decltype(vectors)::value, Careful>(
+              value, stride, size, weight_ + i * kBlock + key - tile.block, kBlock, out + i * padded_ + d, padded_,
+              rescale ? rescale + i : nullptr, ahead);
+        });
+      };
+      Index d = 0;
+      for (; d + kWide <= value_dim_; d += kWide)
+        columns(std::integral_constant<int, kIsa.narrow_vectors>{}, run.value + d, run.value_stride, d);
+      for (; d + kLanes <= value_dim_; d += kLanes)
+        columns(std::integral_constant<int, 1>{}, run.value + d, run.value_stride, d);
+      if (d < value_dim_) {  // the last columns, padded, so that no load leaves a row
+        std::fill_n(tail_, size * kLanes, 0.f);
+        for (Index j = 0; j < size; ++j) std::copy_n(run.value + j * run.value_stride + d, value_dim_ - d, tail_ + j * kLanes);
+        columns(std::integral_constant<int, 1>{}, tail_, kLanes, d);
+      }
+      rescale = nullptr;  // once a block
+    });
+  }
+
+  bool finite(float* state) const {
+    Lanes zero(0.f);
+    for (Index d = 0; d < queries_ * padded_; d += kLanes) zero = fma(load(values(state) + d), Lanes(0.f), zero);
+    return xsimd::all(zero == Lanes(0.f));
+  }
+
+  Ahead values_of(const Tile& tile) const {
+    const auto run = p_.source.run(kv_head_, tile.keys.begin - p_.first_key);
+    return {run.value, run.value_stride, std::min(run.size, tile.keys.size()), value_dim_};
+  }
+
+  /// The keys that are scored next, by most masks: the next KV head's of this block, or the first's of the next block.
+  Ahead keys_after(const Tile& tile) const {
+    const bool same_block = kv_head_ + 1 < task_.kv_heads.end;
+    const Index next = same_block ? tile.keys.begin - p_.first_key : tile.block + kBlock - p_.first_key;
+    if (next >= p_.source.keys()) return {};
+    const auto run = p_.source.run(same_block ? kv_head_ + 1 : task_.kv_heads.begin, next);
+    const Index size = std::min(run.size, same_block ? tile.keys.size() : kBlock);
+    if (run.dim_stride == 1) return {run.key, run.key_stride, size, head_dim_};
+    return {run.key, run.dim_stride, head_dim_, size};
+  }
+
+  const P& p_;
+  TaskRange task_;
+  Interval rows_;
+  Index group_queries_, queries_;  // of one KV head, of all
+  Index kv_head_ = 0, first_ = 0;  // the KV head at work and its first query
+  Index head_dim_, value_dim_, padded_;
+  float *key_, *weight_, *tail_, *split_, *total_, *query_, *rescale_;
+  const float* key_at_[kVectors] = {};
+  Index dim_stride_ = 0;
+};
+
+}  // namespace longspan::inline LONGSPAN_ISA

@@ -1,0 +1,123 @@
+#pragma once
+// What a kernel is given: views, policies, and a sink for finished rows. One call, one problem.
+
+#include <cmath>
+#include <tuple>
+
+#include <longspan/core/concepts.hpp>
+#include <longspan/core/simd.hpp>
+#include <longspan/core/view.hpp>
+#include <longspan/kernel/tiles.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// Which of the flash engine's kernels: queries in lanes, or keys. Bits don't depend on it.
+enum class Kernel { kAutomatic, kWide, kNarrow };
+
+/// Score functions applied left to right; none at all leaves the score to the fast path.
+template <class... F>
+class ScoreChain {
+ public:
+  static constexpr bool kEmpty = sizeof...(F) == 0;
+
+  explicit ScoreChain(F... functions) : functions_(functions...) {}
+
+  template <class Score, class Query, class Key>
+  LONGSPAN_INLINE Score operator()(Score score, const Query& query, const Key& key, Index head) const {
+    std::apply([&](const F&... f) LONGSPAN_LAMBDA { ((score = one(f, score, query, key, head)), ...); }, functions_);
+    return score;
+  }
+  /// Throws when a function that is made for a number of heads meets another.
+  void check_heads(Index heads) const {
+    std::apply([&](const F&... f) { (check_one(f, heads), ...); }, functions_);
+  }
+
+ private:
+  template <class G, class Score, class Query, class Key>
+  static LONGSPAN_INLINE Score one(const G& f, const Score& s, const Query& query, const Key& key, Index head) {
+    if constexpr (std::is_invocable_v<const G&, Score, Query, Key, Index>)
+      return f(s, query, key, head);
+    else
+      return f(s, query, key);
+  }
+  template <class G>
+  static void check_one(const G& f, Index heads) {
+    if constexpr (requires { f.heads(); }) check(f.heads() == heads, "score function heads", f.heads(), heads);
+  }
+  std::tuple<F...> functions_;
+};
+
+/// Where finished rows go: normalised with their LSE, or as states that stay open to be merged.
+struct RowSink {
+  TensorView<float> rows;  ///< [queries, heads, value_dim]
+  float* lse = nullptr;    ///< [queries, heads] or null: natural logarithm of the softmax denominator
+  float* max = nullptr;    ///< [queries, heads]: not null for states, which are not normalised; in units of log 2
+  float* sum = nullptr;
+
+  float* row(Index query, Index head) const { return rows.row(query, head); }
+  /// What a row of values is multiplied by: 1 / sum, or 0 for a row that saw nothing.
+  LONGSPAN_INLINE Lanes factor(const Lanes& row_sum) const {
+    if (max) return Lanes(1.f);
+    return xsimd::select(row_sum == Lanes(0.f), Lanes(0.f), Lanes(1.f) / row_sum);
+  }
+  void finish(Index query, Index head, double row_max, double row_sum) const {
+    const Index at = query * rows.heads + head;
+    if (max) {
+      max[at] = static_cast<float>(row_max);
+      sum[at] = static_cast<float>(row_sum);
+    }
+    if (lse) lse[at] = log_sum_exp(row_max, row_sum);
+  }
+  /// The rows of `queries`, of a batch.
+  RowSink slice(Interval queries) const {
+    const auto from = [&](float* p) { return p ? p + queries.begin * rows.heads : p; };
+    return {rows.slice(queries), from(lse), from(max), from(sum)};
+  }
+  /// Natural, from a maximum in units of log 2; -inf for a row that saw nothing.
+  static float log_sum_exp(double max, double sum) {
+    return sum == 0 ? kMinusInfinity : static_cast<float>((max + std::log2(sum)) * 0.6931471805599453094);
+  }
+};
+
+/// One attention call as the kernels see it. Positions are absolute: query i stands at first_query + i, key j at
+/// first_key + j.
+template <KeyValueSource Source_, Mask Mask_, class Scores_>
+struct Problem {
+  using Source = Source_;
+  using Scores = Scores_;
+
+  TensorView<const float> q;  ///< [queries, heads, head_dim]
+  Source source;
+  const Mask_& mask;
+  const Scores& scores;
+  RowSink sink;
+  float scale;
+  Index first_query;
+  Index first_key;
+  Work* work = nullptr;  ///< where what was done is added up, or null
+
+  Index group() const { return q.heads / source.kv_heads(); }
+  Interval keys() const { return {first_key, first_key + source.keys()}; }
+  Interval positions(Interval rows) const { return {first_query + rows.begin, first_query + rows.end}; }
+  /// What a query is multiplied by. Scores are kept in units of log 2; with score functions the change of unit has to
+  /// wait until they have run.
+  float query_factor() const { return Scores::kEmpty ? scale * kLog2e : scale; }
+
+  static constexpr float kLog2e = 1.44269504088896340736f;
+};
+
+/// Score functions and mask on one vector of scores, query or key in lanes.
+template <class P, class Query, class Key>
+LONGSPAN_INLINE Lanes finish_scores(const P& problem, Lanes score, const Query& query, const Key& key, Index head,
+                                    bool full) {
+  // fma: a plain product may be contracted with what the caller does next, in one kernel and not in the other
+  if constexpr (!P::Scores::kEmpty)
+    score = fma(problem.scores(score, query, key, head), Lanes(P::kLog2e), Lanes(0.f));
+  if (!full) {
+    const xsimd::batch_bool<float> seen(truth(problem.mask.allows(query, key)).value);
+    score = xsimd::select(seen, score, Lanes(kMinusInfinity));
+  }
+  return score;
+}
+
+}  // namespace longspan::inline LONGSPAN_ISA

@@ -1,0 +1,141 @@
+#pragma once
+// The four inner loops, free of policies: scores and values, with queries in lanes (wide) and with keys or value dims in
+// lanes (narrow). Each is a register tile of accumulators (kernel/isa.hpp) that lives through one loop; a tile is a
+// function of its own, so that the compiler gives it all registers and instantiates it once for all policies.
+//
+// Each chain is one fused multiply-add per element in ascending order (the numeric contract): a tile's shape never shows
+// in the bits.
+
+#include <longspan/kernel/ahead.hpp>
+#include <longspan/kernel/isa.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// Element d of key j is data[j·key_stride + d·dim_stride].
+template <class Element>
+struct KeyRows {
+  const Element* data;
+  Index key_stride, dim_stride;
+};
+
+/// weight[k][queries] = Σ_d key[k][d] · query[d][queries], for Keys keys and Vectors vectors of queries in aligned rows of
+/// Vectors·kLanes.
+template <int Keys, int Vectors, class Element>
+[[gnu::noinline]] void wide_scores(KeyRows<Element> key, Index dim, const float* query, float* weight) {
+  Lanes a[Keys][Vectors];
+  unroll<Keys>([&](auto k) LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
+  for (Index d = 0; d < dim; ++d) {
+    Lanes x[Vectors];
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(query + i * kLanes); });
+    unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
+      const Lanes b(static_cast<float>(key.data[k * key.key_stride]));
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = fma(b, x[i], a[k][i]); });
+    });
+    key.data += key.dim_stride;
+    query += Vectors * kLanes;
+  }
+  unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(weight + (k * Vectors + i) * kLanes); });
+  });
+}
+
+/// What a row of values becomes before a block's values are added.
+enum class Start { kZero, kRescale, kKeep };
+
+/// out[d][queries] = start(out) + Σ_j value[j][d] · weight[j][queries], for Dims value dims. `rescale` is a factor per
+/// query. Careful: a weight of 0 adds nothing even to a value that is not finite.
+template <int Dims, int Vectors, bool Careful, class Element>
+[[gnu::noinline]] void wide_values(const Element* value, Index value_stride, Index keys, const float* weight, float* out,
+                                   Start start, const float* rescale) {
+  Lanes a[Dims][Vectors];
+  if (start == Start::kZero)
+    unroll<Dims>([&](auto k) LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
+  else
+    unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes::load_aligned(out + (k * Vectors + i) * kLanes); });
+    });
+  if (start == Start::kRescale)
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+      const Lanes by = Lanes::load_aligned(rescale + i * kLanes);
+      unroll<Dims>([&](auto k) LONGSPAN_LAMBDA { a[k][i] = a[k][i] * by; });
+    });
+  for (Index j = 0; j < keys; ++j) {
+    Lanes x[Vectors];
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(weight + i * kLanes); });
+    unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
+      const Lanes b(static_cast<float>(value[k]));
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+        if constexpr (Careful)
+          a[k][i] = xsimd::select(x[i] == Lanes(0.f), a[k][i], fma(b, x[i], a[k][i]));
+        else
+          a[k][i] = fma(b, x[i], a[k][i]);
+      });
+    });
+    value += value_stride;
+    weight += Vectors * kLanes;
+  }
+  unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(out + (k * Vectors + i) * kLanes); });
+  });
+}
+
+/// weight[q][keys] = Σ_d query[q][d] · key[d][keys], for Queries queries and Vectors vectors of keys that lie at `key`,
+/// dim_stride apart. Rows of queries are query_stride apart, rows of weights weight_stride.
+template <int Queries, int Vectors, class Element>
+[[gnu::noinline]] void narrow_scores(const Element* const* key, Index dim_stride, Index dim, const float* query,
+                                     Index query_stride, float* weight, Index weight_stride, Ahead& ahead) {
+  Ahead next = ahead;  // a copy stays in registers
+  Lanes a[Queries][Vectors];
+  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Lanes(0.f); }); });
+  const Element* at[Vectors];
+  unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { at[j] = key[j]; });
+  for (Index d = 0, offset = 0; d < dim; ++d, offset += dim_stride) {
+    Lanes x[Vectors];
+    unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { x[j] = load(at[j] + offset); });
+    next.step();
+    unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+      const Lanes b(query[q * query_stride + d]);
+      unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = fma(b, x[j], a[q][j]); });
+    });
+  }
+  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+    unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { store(weight + q * weight_stride + j * kLanes, a[q][j]); });
+  });
+  ahead = next;
+}
+
+/// out[q][dims] = rescale[q] · out[q][dims] + Σ_j weight[q][j] · value[j][dims], for Queries queries and Vectors vectors of
+/// value dims; without `rescale` the factor is 1. Careful: as for wide_values.
+template <int Queries, int Vectors, bool Careful, class Element>
+[[gnu::noinline]] void narrow_values(const Element* value, Index value_stride, Index keys, const float* weight,
+                                     Index weight_stride, float* out, Index out_stride, const float* rescale,
+                                     Ahead& ahead) {
+  Ahead next = ahead;
+  Lanes a[Queries][Vectors];
+  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+    unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { a[q][v] = load(out + q * out_stride + v * kLanes); });
+  });
+  if (rescale)
+    unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+      const Lanes by(rescale[q]);
+      unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { a[q][v] = a[q][v] * by; });
+    });
+  for (Index j = 0; j < keys; ++j) {
+    Lanes x[Vectors];
+    unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { x[v] = load(value + v * kLanes); });
+    next.step();
+    unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+      const float w = weight[q * weight_stride + j];
+      if (Careful && w == 0) return;
+      const Lanes b(w);
+      unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { a[q][v] = fma(b, x[v], a[q][v]); });
+    });
+    value += value_stride;
+  }
+  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+    unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { store(out + q * out_stride + v * kLanes, a[q][v]); });
+  });
+  ahead = next;
+}
+
+}  // namespace longspan::inline LONGSPAN_ISA

@@ -1,0 +1,239 @@
+#pragma once
+// The wide kernel (prefill): queries are lanes.
+//
+// Cost model, per block of 64 keys and 3 vectors of queries: 64·3·(head_dim + value_dim) fused multiply-adds, each fed by
+// a third of a broadcast load and an eighth of a vector load, against 64·3 exponentials of about 12 operations: for
+// head_dim 128 the exponentials are 6% of the work and everything else is FMA at the peak. Queries and output are
+// transposed, [dim][queries], so that keys and values are read in place as scalars, every running statistic is a
+// vector, and there is no horizontal operation anywhere.
+//
+// Order of operations (the numeric contract, shared with narrow.hpp): a score is one FMA chain over d ascending; a value is
+// one FMA chain over keys ascending; a block's sum adds the weights of keys j, j+16, j+32, j+48, then folds the halves of
+// those 16. A tile that is skipped and a tile whose keys are all masked leave the same bits.
+
+#include <longspan/core/scratch.hpp>
+#include <longspan/core/transpose.hpp>
+#include <longspan/kernel/products.hpp>
+#include <longspan/kernel/schedule.hpp>
+#include <longspan/kernel/state.hpp>
+#include <longspan/kernel/tiles.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// `Vectors` vectors of queries of one head at a time; bits don't depend on the number.
+template <class P, int Vectors>
+class WideKernel {
+ public:
+  static constexpr Index kRows = Vectors * kLanes;
+
+  static Index scratch_floats(Index head_dim, Index value_dim) {
+    return kRows * (head_dim + kBlock + 2 * value_dim + 1) + 16;
+  }
+
+  WideKernel(const P& problem, const TaskRange& task, Scratch& scratch)
+      : p_(problem),
+        head_(task.kv_heads.begin * problem.group() + task.heads.begin),
+        kv_head_(task.kv_heads.begin),
+        rows_(task.rows),
+        head_dim_(problem.source.head_dim()),
+        value_dim_(problem.source.value_dim()) {
+    query_ = scratch.floats(scratch_floats(head_dim_, value_dim_));
+    weight_ = query_ + head_dim_ * kRows;
+    value_ = weight_ + kBlock * kRows;
+    total_value_ = value_ + value_dim_ * kRows;
+    rescale_ = total_value_ + value_dim_ * kRows;
+  }
+
+  /// Attention of the rows (at most kRows of them) over all keys, into the problem's sink.
+  void run() {
+    load_queries();
+    pass<false>();
+    // 0·NaN: a masked key's weight of exactly 0 spreads what is not finite in its value to rows that don't see it.
+    // Nothing else makes such a row, so it is looked for once, at the end, and the rows are done again with care.
+    if (!finite()) pass<true>();
+    store_rows();
+  }
+
+ private:
+  void load_queries() {
+    const Index rows = rows_.size();
+    if (rows < kRows) std::fill_n(query_, head_dim_ * kRows, 0.f);
+    transpose(p_.q.row(rows_.begin, head_), p_.q.token_stride, rows, head_dim_, p_.query_factor(), query_, kRows);
+  }
+
+  /// Splits in ascending order, each from an empty state, merged into the total.
+  template <bool Careful>
+  void pass() {
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+      total_max_[i] = Lanes(kMinusInfinity);
+      total_sum_[i] = Lanes(0.f);
+    });
+    const Interval positions = p_.positions(rows_);
+    Work work;
+    Index split = -1;
+    bool first = true;
+    for_each_tile(p_.mask, positions, p_.keys(), [&](const Tile& tile) {
+      if (const Index s = tile.block / kSplit; s != split) {
+        if (split >= 0) end_split(first), first = false;
+        split = s;
+        fresh_ = true;
+        unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+          max_[i] = Lanes(kMinusInfinity);
+          sum_[i] = Lanes(0.f);
+        });
+      }
+      scores(tile);
+      if (!P::Scores::kEmpty || !tile.full) adjust(tile);
+      const bool grew = softmax(tile);
+      values<Careful>(tile, grew);
+      fresh_ = false;
+      work.count(tile);
+    });
+    if (p_.work && !Careful) p_.work->add(work);
+    if (split >= 0)
+      end_split(first);
+    else
+      std::fill_n(total_value_, value_dim_ * kRows, 0.f);
+  }
+
+  void end_split(bool first) {
+    if (first) {  // merge with the identity
+      std::swap(value_, total_value_);
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+        total_max_[i] = max_[i];
+        total_sum_[i] = sum_[i];
+      });
+      return;
+    }
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+      const Merged<Lanes> m(total_max_[i], total_sum_[i], max_[i], sum_[i]);
+      for (Index d = 0; d < value_dim_; ++d) {
+        float* total = total_value_ + d * kRows + i * kLanes;
+        store(total, fma(load(value_ + d * kRows + i * kLanes), m.of_b, load(total) * m.of_a));
+      }
+      total_max_[i] = m.max;
+      total_sum_[i] = m.sum;
+    });
+  }
+
+  /// Calls f(run, offset in the block) for the pieces of a tile that lie together in memory.
+  template <class F>
+  LONGSPAN_INLINE void for_each_piece(const Tile& tile, F&& f) {
+    for (Index key = tile.keys.begin; key < tile.keys.end;) {
+      auto run = p_.source.run(kv_head_, key - p_.first_key);
+      run.size = std::min(run.size, tile.keys.end - key);
+      f(run, key - tile.block);
+      key += run.size;
+    }
+  }
+
+  void scores(const Tile& tile) {
+    for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
+      const auto rows = [&](Index j) LONGSPAN_LAMBDA {
+        return KeyRows<typename P::Source::Element>{run.key + j * run.key_stride, run.key_stride, run.dim_stride};
+      };
+      float* weight = weight_ + at * kRows;
+      Index j = 0;
+      for (; j + kTileKeys <= run.size; j += kTileKeys)
+        wide_scores<kTileKeys, Vectors>(rows(j), head_dim_, query_, weight + j * kRows);
+      for (; j < run.size; ++j) wide_scores<1, Vectors>(rows(j), head_dim_, query_, weight + j * kRows);
+    });
+  }
+
+  /// Score functions, and the mask where the tile is partial.
+  void adjust(const Tile& tile) {
+    const Index first = p_.first_query + rows_.begin;
+    const Lanes lane = iota();
+    for (Index key = tile.keys.begin; key < tile.keys.end; ++key) {
+      const Position<float> k{key, 0.f};
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+        float* at = weight_ + (key - tile.block) * kRows + i * kLanes;
+        const Position<Lanes> q{first, lane + Lanes(static_cast<float>(i * kLanes))};
+        store(at, finish_scores(p_, load(at), q, k, head_, tile.full));
+      });
+    }
+  }
+
+  /// Weights, running maximum and sum. True when some row's maximum grew, so that values have to be rescaled.
+  bool softmax(const Tile& tile) {
+    const Index from = tile.keys.begin - tile.block, to = tile.keys.end - tile.block;
+    std::fill(weight_, weight_ + from * kRows, 0.f);
+    std::fill(weight_ + to * kRows, weight_ + kBlock * kRows, 0.f);
+    bool grew = false;
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+      float* w = weight_ + i * kLanes;
+      Lanes max = max_[i];
+      for (Index j = from; j < to; ++j) max = xsimd::max(max, Lanes::load_aligned(w + j * kRows));
+      const Lanes shift = Merged<Lanes>::finite(max);
+      for (Index j = from; j < to; ++j)
+        exp2(Lanes::load_aligned(w + j * kRows) - shift).store_aligned(w + j * kRows);
+      const Lanes rescale = exp2(max_[i] - shift);
+      Lanes fold[16];
+      unroll<16>([&](auto j) LONGSPAN_LAMBDA {
+        fold[j] = Lanes::load_aligned(w + j * kRows) + Lanes::load_aligned(w + (j + 16) * kRows);
+        fold[j] = fold[j] + Lanes::load_aligned(w + (j + 32) * kRows);
+        fold[j] = fold[j] + Lanes::load_aligned(w + (j + 48) * kRows);
+      });
+      unroll<8>([&](auto j) LONGSPAN_LAMBDA { fold[j] = fold[j] + fold[j + 8]; });
+      unroll<4>([&](auto j) LONGSPAN_LAMBDA { fold[j] = fold[j] + fold[j + 4]; });
+      unroll<2>([&](auto j) LONGSPAN_LAMBDA { fold[j] = fold[j] + fold[j + 2]; });
+      sum_[i] = fma(sum_[i], rescale, fold[0] + fold[1]);
+      grew = grew || !xsimd::all(max == max_[i]);
+      max_[i] = max;
+      rescale.store_aligned(rescale_ + i * kLanes);
+    });
+    return grew;
+  }
+
+  template <bool Careful>
+  void values(const Tile& tile, bool grew) {
+    Start start = fresh_ ? Start::kZero : grew ? Start::kRescale : Start::kKeep;
+    for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
+      const float* weight = weight_ + at * kRows;
+      Index d = 0;
+      for (; d + kTileKeys <= value_dim_; d += kTileKeys)
+        wide_values<kTileKeys, Vectors, Careful>(run.value + d, run.value_stride, run.size, weight, value_ + d * kRows,
+                                                 start, rescale_);
+      for (; d < value_dim_; ++d)
+        wide_values<1, Vectors, Careful>(run.value + d, run.value_stride, run.size, weight, value_ + d * kRows, start,
+                                         rescale_);
+      start = Start::kKeep;
+    });
+  }
+
+  bool finite() const {
+    Lanes zero(0.f);
+    for (Index d = 0; d < value_dim_ * kRows; d += kLanes)
+      zero = fma(Lanes::load_aligned(total_value_ + d), Lanes(0.f), zero);
+    return xsimd::all(zero == Lanes(0.f));
+  }
+
+  void store_rows() {
+    alignas(64) float max[kRows], sum[kRows];
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+      const Lanes factor = p_.sink.factor(total_sum_[i]);
+      for (Index d = 0; d < value_dim_; ++d) {
+        float* at = total_value_ + d * kRows + i * kLanes;
+        fma(Lanes::load_aligned(at), factor, Lanes(0.f)).store_aligned(at);  // + 0: a zero is +0 in both kernels
+      }
+      total_max_[i].store_aligned(max + i * kLanes);
+      total_sum_[i].store_aligned(sum + i * kLanes);
+    });
+    const Index rows = rows_.size();
+    float* first = p_.sink.row(rows_.begin, head_);
+    const Index stride = rows > 1 ? p_.sink.row(rows_.begin + 1, head_) - first : 0;
+    transpose(total_value_, kRows, value_dim_, rows, 1.f, first, stride);
+    for (Index r = 0; r < rows; ++r)
+      p_.sink.finish(rows_.begin + r, head_, static_cast<double>(max[r]), static_cast<double>(sum[r]));
+  }
+
+  const P& p_;
+  Index head_, kv_head_;
+  Interval rows_;
+  Index head_dim_, value_dim_;
+  float *query_, *weight_, *value_, *total_value_, *rescale_;
+  Lanes max_[Vectors], sum_[Vectors], total_max_[Vectors], total_sum_[Vectors];
+  bool fresh_ = true;
+};
+
+}  // namespace longspan::inline LONGSPAN_ISA

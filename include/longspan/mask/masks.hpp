@@ -1,0 +1,71 @@
+#pragma once
+// The basic masks. Each says three things: `allows(q, k)`, the definition (on Index or on lanes); `some`, the next run of
+// keys that some query of a range may see; `every`, the next run that every query of the range sees. `some` may be too
+// wide and `every` too narrow, never the reverse.
+
+#include <longspan/core/check.hpp>
+#include <longspan/core/concepts.hpp>
+#include <longspan/core/index.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// Every query sees every key.
+struct Full {
+  static constexpr bool allows(const auto&, const auto&) { return true; }
+  Interval some(Interval, Index k) const { return run_from(k, 0, kUnbounded); }
+  Interval every(Interval, Index k) const { return run_from(k, 0, kUnbounded); }
+};
+
+/// k <= q.
+struct Causal {
+  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return k <= q; }
+  Interval some(Interval q, Index k) const { return run_from(k, 0, q.end); }
+  Interval every(Interval q, Index k) const { return run_from(k, 0, q.begin + 1); }
+};
+
+/// The `width` keys q-width+1 … q, the query's own among them. (flashinfer's window_left is width - 1.)
+/// Throws std::invalid_argument unless width >= 1.
+class Window {
+ public:
+  explicit Window(Index width) : width_(std::min(width, kPositionEnd)) {
+    check(width >= 1, "Window.width", width, ">= 1");
+  }
+
+  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return (k <= q) & (k > q - width_); }
+  Interval some(Interval q, Index k) const { return run_from(k, std::max<Index>(0, first(q.begin)), q.end); }
+  Interval every(Interval q, Index k) const { return run_from(k, std::max<Index>(0, first(q.end - 1)), q.begin + 1); }
+
+ private:
+  Index first(Index query) const { return query - width_ + 1; }
+  Index width_;
+};
+
+/// The first `count` keys, as far as causality allows: k < count and k <= q (StreamingLLM's attention sinks,
+/// arXiv 2309.17453). Throws std::invalid_argument unless count >= 0.
+class Sinks {
+ public:
+  explicit Sinks(Index count) : count_(count) { check(count >= 0, "Sinks.count", count, ">= 0"); }
+
+  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return (k < count_) & (k <= q); }
+  Interval some(Interval q, Index k) const { return run_from(k, 0, std::min(count_, q.end)); }
+  Interval every(Interval q, Index k) const { return run_from(k, 0, std::min(count_, q.begin + 1)); }
+
+ private:
+  Index count_;
+};
+
+/// Prefix-LM: the first `length` keys for everybody, causal behind them: k < length or k <= q.
+/// Throws std::invalid_argument unless length >= 0.
+class Prefix {
+ public:
+  explicit Prefix(Index length) : length_(length) { check(length >= 0, "Prefix.length", length, ">= 0"); }
+
+  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return (k < length_) | (k <= q); }
+  Interval some(Interval q, Index k) const { return run_from(k, 0, std::max(length_, q.end)); }
+  Interval every(Interval q, Index k) const { return run_from(k, 0, std::max(length_, q.begin + 1)); }
+
+ private:
+  Index length_;
+};
+
+}  // namespace longspan::inline LONGSPAN_ISA
