@@ -19,7 +19,7 @@ constexpr Interval next_of_intersection(const A& a, const B& b, Index k) {
   }
 }
 
-/// The next run of A ∪ B at or after k; runs that touch are joined.
+/// The next run of A ∪ B at or after k; runs of the two that touch are joined.
 template <class A, class B>
 constexpr Interval next_of_union(const A& a, const B& b, Index k) {
   const Interval x = a(k), y = b(k);

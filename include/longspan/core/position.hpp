@@ -41,16 +41,18 @@ LONGSPAN_INLINE auto truth(const T& answer) {
 }
 
 /// The absolute position base + offset. The offset is a scalar or a batch of small whole numbers, so comparisons are
-/// exact at any position and a difference is exact while it stays below 2^24 (for float).
+/// exact at any position and a difference is the nearest float (exact below 2^24).
 template <class Offset>
 struct Position {
   Index base = 0;
   Offset offset{};
 
-  /// How far `a` lies after `b`, as the kernel's scalar or lanes.
+  /// How far `a` lies after `b`, as the kernel's scalar or lanes: rounded once, so that it does not depend on where the
+  /// bases are (a multiple of 2^22 is exact in float up to 2^46, and what is added to it before stays below 2^24).
   template <class Other>
   friend LONGSPAN_INLINE auto operator-(const Position& a, const Position<Other>& b) {
-    return (a.offset - b.offset) + static_cast<float>(a.base - b.base);
+    const Index distance = a.base - b.base, low = distance % (Index{1} << 22);
+    return ((a.offset - b.offset) + static_cast<float>(low)) + static_cast<float>(distance - low);
   }
   friend LONGSPAN_INLINE Position operator-(const Position& a, Index shift) { return {a.base - shift, a.offset}; }
   friend LONGSPAN_INLINE Position operator+(const Position& a, Index shift) { return {a.base + shift, a.offset}; }

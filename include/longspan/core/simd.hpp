@@ -24,20 +24,24 @@ using Lanes = xsimd::batch<float>;
 inline constexpr int kLanes = static_cast<int>(Lanes::size);
 inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-/// a·b + c in one rounding. xsimd 8.1 has no fused form for AVX-512 and leaves it to the compiler's contraction.
+/// a·b + c: in one rounding where the machine has the instruction, and the same in lanes and in scalars everywhere. xsimd 8.1
+/// has no fused form for AVX-512 and leaves it to the compiler's contraction.
 LONGSPAN_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
 #if defined(__AVX512F__)
   return Lanes(_mm512_fmadd_ps(a, b, c));
 #elif defined(__FMA__) || defined(__aarch64__)
   return xsimd::fma(a, b, c);
-#else  // no fused instruction: the scalar one, so that vector and scalar chains agree on every machine
-  alignas(64) float x[kLanes], y[kLanes], z[kLanes];
-  a.store_aligned(x), b.store_aligned(y), c.store_aligned(z);
-  for (int i = 0; i < kLanes; ++i) z[i] = std::fma(x[i], y[i], z[i]);
-  return Lanes::load_aligned(z);
+#else
+  return a * b + c;
 #endif
 }
-LONGSPAN_INLINE float fma(float a, float b, float c) { return std::fma(a, b, c); }
+LONGSPAN_INLINE float fma(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return std::fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
 LONGSPAN_INLINE double fma(double a, double b, double c) { return std::fma(a, b, c); }
 
 LONGSPAN_INLINE Lanes load(const float* p) { return Lanes::load_unaligned(p); }
@@ -55,6 +59,29 @@ LONGSPAN_INLINE Lanes iota() {
   alignas(64) float x[kLanes];
   for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(i);
   return Lanes::load_aligned(x);
+}
+
+/// One value out of kLanes: `op` of lanes j and j + half, for halves kLanes/2, …, 2, 1. The order is part of the contract.
+template <class Op>
+LONGSPAN_INLINE float fold(const Lanes& x, Op&& op) {
+#if defined(__AVX512F__)
+  const __m256 upper = _mm512_castps512_ps256(_mm512_shuffle_f32x4(x, x, 0xee));
+  const __m256 half = op(xsimd::batch<float, xsimd::avx2>(_mm512_castps512_ps256(x)), xsimd::batch<float, xsimd::avx2>(upper));
+#elif defined(__AVX__)
+  const __m256 half = x;
+#endif
+#if defined(__AVX__)
+  using Four = xsimd::batch<float, xsimd::sse2>;
+  const Four four = op(Four(_mm256_castps256_ps128(half)), Four(_mm256_extractf128_ps(half, 1)));
+  const Four two = op(four, Four(_mm_movehl_ps(four, four)));
+  return op(two, Four(_mm_shuffle_ps(two, two, 1))).get(0);
+#else
+  alignas(64) float t[kLanes];
+  x.store_aligned(t);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) t[j] = op(t[j], t[j + half]);
+  return t[0];
+#endif
 }
 
 /// 2^x for x <= 0, within 2 ulp where the result is a normal float (degree-6 minimax on [-1/2, 1/2], an exact power of

@@ -38,30 +38,33 @@ LONGSPAN_INLINE Groups unpack_high(const Groups& a, const Groups& b) { return xs
 LONGSPAN_INLINE void exchange_groups(Groups*) {}
 #endif
 
-/// kLanes × kLanes. Each row is loaded once, whole: rows are often a page apart and would evict each other.
-LONGSPAN_INLINE void transpose_tile(const float* in, Index in_stride, Lanes scale, float* out, Index out_stride) {
-  Groups t[kLanes];
-  unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA { t[i] = load(in + i * in_stride) * scale; });
-  unroll<kLanes / 4>([&](auto quad) LONGSPAN_LAMBDA {  // 4×4 inside each group: two rounds, rows 0 and 2 first
-    Groups* q = t + 4 * quad;
-    const Groups low02 = unpack_low(q[0], q[2]), high02 = unpack_high(q[0], q[2]);
-    const Groups low13 = unpack_low(q[1], q[3]), high13 = unpack_high(q[1], q[3]);
-    q[0] = unpack_low(low02, low13);
-    q[1] = unpack_high(low02, low13);
-    q[2] = unpack_low(high02, high13);
-    q[3] = unpack_high(high02, high13);
-  });
-  unroll<4>([&](auto i) LONGSPAN_LAMBDA { exchange_groups(t + i); });
-  unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA { store(out + i * out_stride, Lanes(t[i])); });
-}
-
 }  // namespace detail
 
-/// out[c·out_stride + r] = in[r·in_stride + c] · scale, for r < rows and c < columns; the two don't overlap. Calls between()
-/// once for each vector that it reads of a matrix of kLanes × kLanes or more.
-template <class F>
-void transpose(const float* in, Index in_stride, Index rows, Index columns, float scale, float* out, Index out_stride,
-               F&& between) {
+/// kLanes rows of kLanes floats, as columns. Rows are loaded once, whole: they are often a page apart and would evict each
+/// other.
+struct TransposedTile {
+  detail::Groups column[kLanes];
+
+  LONGSPAN_INLINE TransposedTile(const float* in, Index stride) {
+    unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA { column[i] = load(in + i * stride); });
+    unroll<kLanes / 4>([&](auto quad) LONGSPAN_LAMBDA {  // 4×4 inside each group: two rounds, rows 0 and 2 first
+      using namespace detail;
+      Groups* q = column + 4 * quad;
+      const Groups low02 = unpack_low(q[0], q[2]), high02 = unpack_high(q[0], q[2]);
+      const Groups low13 = unpack_low(q[1], q[3]), high13 = unpack_high(q[1], q[3]);
+      q[0] = unpack_low(low02, low13);
+      q[1] = unpack_high(low02, low13);
+      q[2] = unpack_low(high02, high13);
+      q[3] = unpack_high(high02, high13);
+    });
+    unroll<4>([&](auto i) LONGSPAN_LAMBDA { detail::exchange_groups(column + i); });
+  }
+  LONGSPAN_INLINE Lanes operator[](int i) const { return Lanes(column[i]); }
+};
+
+/// out[c·out_stride + r] = in[r·in_stride + c] · scale, for r < rows and c < columns; the two don't overlap.
+inline void transpose(const float* in, Index in_stride, Index rows, Index columns, float scale, float* out,
+                      Index out_stride) {
   if (rows < kLanes || columns < kLanes) {
     for (Index r = 0; r < rows; ++r)
       for (Index c = 0; c < columns; ++c) out[c * out_stride + r] = in[r * in_stride + c] * scale;
@@ -72,14 +75,11 @@ void transpose(const float* in, Index in_stride, Index rows, Index columns, floa
     const Index row = std::min(r, rows - kLanes);  // the last tile may do again what the one before it did
     for (Index c = 0; c < columns; c += kLanes) {
       const Index column = std::min(c, columns - kLanes);
-      detail::transpose_tile(in + row * in_stride + column, in_stride, by, out + column * out_stride + row, out_stride);
-      for (int i = 0; i < kLanes; ++i) between();
+      const TransposedTile tile(in + row * in_stride + column, in_stride);
+      float* to = out + column * out_stride + row;
+      unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA { store(to + i * out_stride, tile[i] * by); });
     }
   }
-}
-inline void transpose(const float* in, Index in_stride, Index rows, Index columns, float scale, float* out,
-                      Index out_stride) {
-  transpose(in, in_stride, rows, columns, scale, out, out_stride, [] {});
 }
 
 }  // namespace longspan::inline LONGSPAN_ISA

@@ -42,6 +42,7 @@ TensorView<T> view(std::span<T> memory, Index tokens, Index heads, Index dim) {
   check(tokens >= 0, "view.tokens", tokens, ">= 0");
   check(heads >= 1, "view.heads", heads, ">= 1");
   check(dim >= 1, "view.dim", dim, ">= 1");
+  check(heads <= kUnbounded / dim && tokens <= kUnbounded / (heads * dim), "view.tokens", tokens, "a size below 2^63");
   check(static_cast<Index>(memory.size()) == tokens * heads * dim, "view.memory.size", memory.size(),
         tokens * heads * dim);
   return {memory.data(), tokens, heads, dim, heads * dim, dim};

@@ -18,8 +18,9 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// The "queries" of a task: KV head by KV head, row by row, the heads that share the KV head. Blocks of keys are the outer
-/// loop and KV heads the inner one, so that token-major memory is read in its order.
+/// The "queries" of a task: KV head by KV head, row by row, the heads that share the KV head. Memory is read in its own order:
+/// where the rows of all KV heads are neighbours ([tokens, heads, dim]), a few keys of all heads at a time (a head at a time
+/// would read pieces of a row, and reaches three quarters of the bandwidth); elsewhere a block of one head at a time.
 template <class P>
 class NarrowKernel {
  public:
@@ -59,6 +60,11 @@ class NarrowKernel {
       const float* from = p_.q.row(row(i), head(i));
       for (Index d = 0; d < head_dim_; ++d) query_[i * head_dim_ + d] = from[d] * p_.query_factor();
     }
+    if (p_.source.keys() == 0) return;
+    const auto one = p_.source.run(task_.kv_heads.begin, 0), last = p_.source.run(task_.kv_heads.end - 1, 0);
+    rows_of_keys_ = one.dim_stride == 1;
+    const Index apart = last.key - one.key;
+    interleaved_ = rows_of_keys_ && apart > 0 && apart < one.key_stride;
   }
 
   /// All splits, ascending, into the sink.
@@ -122,55 +128,105 @@ class NarrowKernel {
     clear(state);
     Work work;
     for_each_tile(p_.mask, p_.positions(rows_), intersect(p_.keys(), {split, split + kSplit}), [&](const Tile& tile) {
-      for (kv_head_ = task_.kv_heads.begin, first_ = 0; kv_head_ < task_.kv_heads.end; ++kv_head_, first_ += group_queries_) {
-        add_block<Careful>(tile, state);
-        work.count(tile);
-      }
+      const Index heads = interleaved_ ? task_.kv_heads.size() : 1;
+      for (Index h = task_.kv_heads.begin; h < task_.kv_heads.end; h += heads)
+        add_tile<Careful>(tile, {h, h + heads}, state);
+      for (Index h = 0; h < task_.kv_heads.size(); ++h) work.count(tile);
     });
     if (p_.work && !Careful) p_.work->add(work);
   }
 
-  /// Calls f(integral_constant n, i) for the KV head's queries [i, i + n): register tiles, then one for the remainder.
-  template <class F>
+  /// Calls f(integral_constant n, i) for the KV head's queries [i, i + n): tiles of Tile, then one for the remainder.
+  template <int Tile, class F>
   LONGSPAN_INLINE void for_each_query(F&& f) const {
     const Index end = first_ + group_queries_;
     Index i = first_;
-    for (; i + kIsa.narrow_queries <= end; i += kIsa.narrow_queries)
-      f(std::integral_constant<int, kIsa.narrow_queries>{}, i);
-    unroll<kIsa.narrow_queries - 1>([&](auto n) LONGSPAN_LAMBDA {
+    for (; i + Tile <= end; i += Tile) f(std::integral_constant<int, Tile>{}, i);
+    unroll<Tile - 1>([&](auto n) LONGSPAN_LAMBDA {
       if (end - i == n + 1) f(std::integral_constant<int, n + 1>{}, i);
     });
   }
 
-  /// One block of keys for one KV head. What is read from memory is asked for before, while something else is computed.
+  /// The keys of a tile for some KV heads, in memory's order: regions of keys, then regions of values; while one is computed
+  /// with, the next is asked for.
   template <bool Careful>
-  void add_block(const Tile& tile, float* state) {
-    const Index tiles = ceil_div(group_queries_, kIsa.narrow_queries);
-    const Index value_steps = tiles * tile.keys.size() * ceil_div(value_dim_, kIsa.narrow_vectors * kLanes);
-    Ahead ahead;
-    if (find_keys(tile)) {
-      ahead = values_of(tile).over(tiles * head_dim_ * kVectors / kIsa.narrow_vectors);
+  void add_tile(const Tile& tile, Interval heads, float* state) {
+    const Index step = interleaved_ ? kLanes : kBlock;
+    const Index tiles = ceil_div(group_queries_, kIsa.narrow_queries), columns = kIsa.narrow_vectors * kLanes;
+    const auto regions = [&](auto&& f) LONGSPAN_LAMBDA {
+      for (Index at = (tile.keys.begin - tile.block) / step * step; tile.block + at < tile.keys.end; at += step)
+        f(intersect(tile.keys, {tile.block + at, tile.block + at + step}));
+    };
+    const auto for_each_head = [&](auto&& f) LONGSPAN_LAMBDA {
+      for (kv_head_ = heads.begin; kv_head_ < heads.end; ++kv_head_) {
+        first_ = (kv_head_ - task_.kv_heads.begin) * group_queries_;
+        f();
+      }
+    };
+
+    regions([&](Interval keys) LONGSPAN_LAMBDA {
+      Ahead next = keys.end < tile.keys.end ? keys_at({keys.end, keys.end + step}, heads)
+                                            : values_at({tile.keys.begin, tile.keys.begin + step}, heads);
+      next = next.over(heads.size() * score_steps(ceil_div(keys.size(), kLanes), tiles));
+      for_each_head([&]() LONGSPAN_LAMBDA { scores(tile, keys, next); });
+    });
+    for_each_head([&]() LONGSPAN_LAMBDA { softmax(tile, state); });
+    regions([&](Interval keys) LONGSPAN_LAMBDA {
+      Ahead next = keys.end < tile.keys.end ? values_at({keys.end, keys.end + step}, heads) : keys_after(tile, heads, step);
+      next = next.over(heads.size() * tiles * keys.size() * ceil_div(value_dim_, columns));
+      for_each_head([&]() LONGSPAN_LAMBDA {
+        add_values<Careful>(tile, keys, keys.begin == tile.keys.begin, values(state), next);
+      });
+    });
+  }
+
+  /// How often scores() calls Ahead::step for one KV head.
+  Index score_steps(Index vectors, Index tiles) const {
+    if (!rows_of_keys_) return tiles * head_dim_ * kVectors / kIsa.narrow_vectors;
+    if (group_queries_ <= kIsa.row_queries) return vectors * ceil_div(head_dim_, kLanes);
+    return tiles * head_dim_ * ceil_div(vectors, kCopied);
+  }
+
+  /// Scores of the keys of a region, by vectors of keys: as they lie where that is dimension-major; transposed in registers
+  /// where they are rows and queries are few; else copied, a few vectors at a time, which stay in the first-level cache.
+  void scores(const Tile& tile, Interval keys, Ahead& ahead) {
+    const Index first = (keys.begin - tile.block) / kLanes, last = ceil_div(keys.end - tile.block, kLanes);
+    if (keys == tile.keys && find_keys(tile)) {
       for (Index v = 0; v < kVectors; v += kIsa.narrow_vectors) scores<kIsa.narrow_vectors>(v, ahead);
-      ahead = keys_after(tile).over(value_steps);
+    } else if (group_queries_ <= kIsa.row_queries) {
+      for (Index v = first; v < last; ++v) scores_of_rows(tile, v, ahead);
+    } else if (last - first == 1) {
+      copy_keys<1>(tile, first);
+      scores<1>(first, ahead);
     } else {
-      Ahead values = values_of(tile).over(tile.keys.size() * head_dim_ / kLanes);
-      ahead = keys_after(tile).over(tiles * head_dim_ * kVectors / kCopied + value_steps);
-      for (Index v = 0; v < kVectors; v += kCopied) {
-        const Index at = tile.block + v * kLanes;
-        copy_keys(intersect(tile.keys, {at, at + kCopied * kLanes}), at, values);
+      for (Index v = first / kCopied * kCopied; v < last; v += kCopied) {
+        copy_keys<kCopied>(tile, v);
         scores<kCopied>(v, ahead);
       }
     }
-    softmax(tile, state);
-    add_values<Careful>(tile, values(state), ahead);
   }
 
   template <int Vectors>
   void scores(Index v, Ahead& ahead) {
-    for_each_query([&](auto n, Index i) LONGSPAN_LAMBDA {
+    for_each_query<kIsa.narrow_queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
       narrow_scores<decltype(n)::value, Vectors>(key_at_ + v, dim_stride_, head_dim_, query_ + i * head_dim_, head_dim_,
                                                  weight_ + i * kBlock + v * kLanes, kBlock, ahead);
     });
+  }
+
+  /// Scores of one vector of keys that lie in rows; those that can't be read as a whole vector are copied.
+  void scores_of_rows(const Tile& tile, Index v, Ahead& ahead) {
+    const Index i = tile.block + v * kLanes - p_.first_key;
+    if (i >= 0 && i < p_.source.keys()) {
+      const auto run = p_.source.run(kv_head_, i);
+      if (run.dim_stride == 1 && run.readable >= kLanes)
+        return for_each_query<kIsa.row_queries>([&](auto n, Index q) LONGSPAN_LAMBDA {
+          narrow_scores_of_rows<decltype(n)::value>(run.key, run.key_stride, head_dim_, query_ + q * head_dim_, head_dim_,
+                                                    weight_ + q * kBlock + v * kLanes, kBlock, ahead);
+        });
+    }
+    copy_keys<1>(tile, v);
+    scores<1>(v, ahead);
   }
 
   /// Calls f(run, position of its first key, keys) for the pieces of `keys` that lie together in memory.
@@ -201,19 +257,20 @@ class NarrowKernel {
     return true;
   }
 
-  /// … and else makes them so, kCopied vectors from position `first` on. Few at a time: they stay in the first-level cache.
-  void copy_keys(Interval keys, Index first, Ahead& ahead) {
-    constexpr Index kStride = kCopied * kLanes;
-    for_each_piece(keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
+  /// … and else makes them so, for the vectors [v, v + Vectors).
+  template <int Vectors>
+  void copy_keys(const Tile& tile, Index v) {
+    constexpr Index kStride = Vectors * kLanes;
+    const Index first = tile.block + v * kLanes;
+    for_each_piece(intersect(tile.keys, {first, first + kStride}), [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
       float* to = key_ + (key - first);
       if (run.dim_stride == 1)
-        transpose(run.key, run.key_stride, size, head_dim_, 1.f, to, kStride, [&]() LONGSPAN_LAMBDA { ahead.step(); });
+        transpose(run.key, run.key_stride, size, head_dim_, 1.f, to, kStride);
       else
         for (Index d = 0; d < head_dim_; ++d)
           for (Index j = 0; j < size; ++j) to[d * kStride + j] = run.key[j * run.key_stride + d * run.dim_stride];
     });
-    const Index v = first % kBlock / kLanes;
-    for (Index i = 0; i < kCopied; ++i) key_at_[v + i] = key_ + i * kLanes;
+    for (Index i = 0; i < Vectors; ++i) key_at_[v + i] = key_ + i * kLanes;
     dim_stride_ = kStride;
   }
 
@@ -233,7 +290,7 @@ class NarrowKernel {
         if (!whole) x[v] = xsimd::select((key >= from) & (key < to), x[v], Lanes(kMinusInfinity));
         largest = xsimd::max(largest, x[v]);
       });
-      const float grown = reduce_max(largest), shift = Merged<float>::finite(grown);
+      const float grown = fold(largest, larger), shift = Merged<float>::finite(grown);
       unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA { store(weight + v * kLanes, exp2(x[v] - Lanes(shift))); });
       rescale_[i] = exp2(max - shift);
       max = grown;
@@ -241,32 +298,30 @@ class NarrowKernel {
     }
   }
 
-  /// A NaN among the lanes makes weights NaN whatever this returns, so its place in the order doesn't matter.
-  static float reduce_max(const Lanes& x) {
-    alignas(64) float t[kLanes];
-    x.store_aligned(t);
-    for (int half = kLanes / 2; half > 0; half /= 2)
-      for (int j = 0; j < half; ++j) t[j] = t[j] > t[j + half] ? t[j] : t[j + half];
-    return t[0];
-  }
+  /// A NaN among the lanes makes weights NaN whatever the maximum is, so its place in the order doesn't matter.
+  static constexpr auto larger = [](const auto& a, const auto& b) LONGSPAN_LAMBDA {
+    using std::max;
+    return max(a, b);
+  };
 
   /// The order that wide.hpp documents.
   static float block_sum(const float* w) {
-    alignas(64) float t[16];
+    const auto add = [](const auto& a, const auto& b) LONGSPAN_LAMBDA { return a + b; };
+    Lanes t[16 / kLanes];
     for (int j = 0; j < 16; j += kLanes)
-      store(t + j, ((load(w + j) + load(w + j + 16)) + load(w + j + 32)) + load(w + j + 48));
-    for (int half = 8; half > 0; half /= 2)
-      for (int j = 0; j < half; ++j) t[j] += t[j + half];
-    return t[0];
+      t[j / kLanes] = ((load(w + j) + load(w + j + 16)) + load(w + j + 32)) + load(w + j + 48);
+    for (int half = 8 / kLanes; half > 0; half /= 2)
+      for (int j = 0; j < half; ++j) t[j] = t[j] + t[j + half];
+    return fold(t[0], add);
   }
 
   template <bool Careful>
-  void add_values(const Tile& tile, float* out, Ahead& ahead) {
-    const float* rescale = rescale_;
-    for_each_piece(tile.keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
+  void add_values(const Tile& tile, Interval keys, bool first, float* out, Ahead& ahead) {
+    const float* rescale = first ? rescale_ : nullptr;  // once a tile
+    for_each_piece(keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
       constexpr Index kWide = kIsa.narrow_vectors * kLanes;
       const auto columns = [&](auto vectors, const Element* value, Index stride, Index d) LONGSPAN_LAMBDA {
-        for_each_query([&](auto n, Index i) LONGSPAN_LAMBDA {
+        for_each_query<kIsa.narrow_queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
           narrow_values<decltype(n)::value, decltype(vectors)::value, Careful>(
               value, stride, size, weight_ + i * kBlock + key - tile.block, kBlock, out + i * padded_ + d, padded_,
               rescale ? rescale + i : nullptr, ahead);
@@ -282,7 +337,7 @@ class NarrowKernel {
         for (Index j = 0; j < size; ++j) std::copy_n(run.value + j * run.value_stride + d, value_dim_ - d, tail_ + j * kLanes);
         columns(std::integral_constant<int, 1>{}, tail_, kLanes, d);
       }
-      rescale = nullptr;  // once a block
+      rescale = nullptr;
     });
   }
 
@@ -292,20 +347,24 @@ class NarrowKernel {
     return xsimd::all(zero == Lanes(0.f));
   }
 
-  Ahead values_of(const Tile& tile) const {
-    const auto run = p_.source.run(kv_head_, tile.keys.begin - p_.first_key);
-    return {run.value, run.value_stride, std::min(run.size, tile.keys.size()), value_dim_};
+  Ahead values_at(Interval keys, Interval heads) const {
+    const auto one = p_.source.run(heads.begin, keys.begin - p_.first_key);
+    const auto other = p_.source.run(heads.end - 1, keys.begin - p_.first_key);
+    return {one.value, one.value_stride, std::min(one.size, keys.size()), other.value - one.value + value_dim_};
   }
-
-  /// The keys that are scored next, by most masks: the next KV head's of this block, or the first's of the next block.
-  Ahead keys_after(const Tile& tile) const {
-    const bool same_block = kv_head_ + 1 < task_.kv_heads.end;
-    const Index next = same_block ? tile.keys.begin - p_.first_key : tile.block + kBlock - p_.first_key;
-    if (next >= p_.source.keys()) return {};
-    const auto run = p_.source.run(same_block ? kv_head_ + 1 : task_.kv_heads.begin, next);
-    const Index size = std::min(run.size, same_block ? tile.keys.size() : kBlock);
-    if (run.dim_stride == 1) return {run.key, run.key_stride, size, head_dim_};
-    return {run.key, run.dim_stride, head_dim_, size};
+  Ahead keys_at(Interval keys, Interval heads) const {
+    const auto one = p_.source.run(heads.begin, keys.begin - p_.first_key);
+    const auto other = p_.source.run(heads.end - 1, keys.begin - p_.first_key);
+    const Index size = std::min(one.size, keys.size());
+    if (one.dim_stride == 1) return {one.key, one.key_stride, size, other.key - one.key + head_dim_};
+    return {one.key, one.dim_stride, head_dim_, size};
+  }
+  /// The keys that most masks see next: of the next heads, or of the first in the next block.
+  Ahead keys_after(const Tile& tile, Interval heads, Index step) const {
+    if (heads.end < task_.kv_heads.end) return keys_at({tile.keys.begin, tile.keys.begin + step}, {heads.end, heads.end + 1});
+    const Index next = tile.block + kBlock;
+    if (next >= p_.keys().end) return {};
+    return keys_at({next, next + step}, {task_.kv_heads.begin, task_.kv_heads.begin + heads.size()});
   }
 
   const P& p_;
@@ -317,6 +376,8 @@ class NarrowKernel {
   float *key_, *weight_, *tail_, *split_, *total_, *query_, *rescale_;
   const float* key_at_[kVectors] = {};
   Index dim_stride_ = 0;
+  bool rows_of_keys_ = true;  // token-major
+  bool interleaved_ = false;  // … and the rows of the task's KV heads stand one after another in a token's
 };
 
 }  // namespace longspan::inline LONGSPAN_ISA

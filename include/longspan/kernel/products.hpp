@@ -6,6 +6,7 @@
 // Each chain is one fused multiply-add per element in ascending order (the numeric contract): a tile's shape never shows
 // in the bits.
 
+#include <longspan/core/transpose.hpp>
 #include <longspan/kernel/ahead.hpp>
 #include <longspan/kernel/isa.hpp>
 
@@ -101,6 +102,32 @@ template <int Queries, int Vectors, class Element>
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
     unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { store(weight + q * weight_stride + j * kLanes, a[q][j]); });
   });
+  ahead = next;
+}
+
+/// The same for kLanes keys in rows, key_stride apart: transposed in registers a tile at a time, which is bound by the chain
+/// of fused multiply-adds for up to kIsa.row_queries queries.
+template <int Queries>
+[[gnu::noinline]] void narrow_scores_of_rows(const float* key, Index key_stride, Index dim, const float* query,
+                                             Index query_stride, float* weight, Index weight_stride, Ahead& ahead) {
+  Ahead next = ahead;
+  Lanes a[Queries];
+  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = Lanes(0.f); });
+  Index d = 0;
+  for (; d + kLanes <= dim; d += kLanes) {
+    const TransposedTile tile(key + d, key_stride);
+    unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA {
+      unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = fma(Lanes(query[q * query_stride + d + i]), tile[i], a[q]); });
+    });
+    next.step();
+  }
+  for (; d < dim; ++d) {
+    alignas(64) float column[kLanes];
+    for (Index j = 0; j < kLanes; ++j) column[j] = key[j * key_stride + d];
+    const Lanes x = Lanes::load_aligned(column);
+    unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = fma(Lanes(query[q * query_stride + d]), x, a[q]); });
+  }
+  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { store(weight + q * weight_stride, a[q]); });
   ahead = next;
 }
 

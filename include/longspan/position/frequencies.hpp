@@ -38,8 +38,13 @@ struct Plain {
     check(std::isfinite(base) && base > 0, "base", base, "finite and > 0");
     std::vector<double> inverse;
     inverse.reserve(static_cast<std::size_t>(rotary_dim / 2));
-    for (Index i = 0; i < rotary_dim; i += 2)
-      inverse.push_back(1.0 / std::pow(base, static_cast<double>(i) / static_cast<double>(rotary_dim)));
+    const double d = static_cast<double>(rotary_dim), log_base = std::log(base);
+    for (Index i = 0; i < rotary_dim; i += 2) {
+      // The exponent i/d is rounded unless d is a power of two; `rest` is what that leaves out.
+      const double n = static_cast<double>(i), exponent = n / d, rest = std::fma(-exponent, d, n) / d;
+      const double frequency = 1 / std::pow(base, exponent);
+      inverse.push_back(frequency - frequency * (rest * log_base));
+    }
     return inverse;
   }
   double attention_factor() const { return 1; }

@@ -291,7 +291,8 @@ class Rope : public detail::Rotations<Rope<Layout>, Layout> {
   Index rotary_dim() const { return 2 * half(); }
   double attention_factor() const { return attention_factor_; }
   /// [rotary_dim / 2], radians per position.
-  std::span<const double> inverse_frequencies() const { return inverse_frequencies_; }
+  std::span<const double> inverse_frequencies() const& { return inverse_frequencies_; }
+  std::span<const double> inverse_frequencies() const&& = delete;  // of a temporary: the span would dangle
   /// What can be rotated: [0, kRopeEnd).
   Interval positions() const { return {0, kRopeEnd}; }
 
