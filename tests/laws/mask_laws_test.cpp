@@ -1,0 +1,245 @@
+// The laws of masks (core/concepts.hpp) and of their algebra: every small case, and random ones far away.
+
+#include <gtest/gtest.h>
+
+#include <iostream>
+#include <support/any_mask.hpp>
+#include <support/laws.hpp>
+
+namespace longspan::testing {
+namespace {
+
+std::vector<Expression> named() {
+  return {full(),     causal(),     window(1),  window(2),  window(7),  window(64), window(1000),
+          sinks(0),   sinks(1),     sinks(5),   sinks(70),  prefix(0),  prefix(1),  prefix(9),
+          prefix(64), prefix(1000), foreign(0), foreign(1), foreign(9), foreign(40)};
+}
+
+std::string broken_in_small(const Expression& e, Index first_query, Index keys) {
+  const std::string broken = broken_law_in_small(e.mask, e.sees, first_query, keys);
+  return broken.empty() ? broken : e.name + ": " + broken;
+}
+
+TEST(MaskLaws, NamedMasksExhaustively) {
+  for (const Expression& e : named()) {
+    EXPECT_EQ(broken_in_small(e, -20, 96), "");
+    EXPECT_EQ(broken_in_small(!e, -20, 96), "");
+  }
+}
+
+TEST(MaskLaws, PairsExhaustively) {
+  const std::vector<Expression> all = named();
+  for (const Expression& a : all)
+    for (const Expression& b : all) {
+      ASSERT_EQ(broken_in_small(a & b, -4, 28), "");
+      ASSERT_EQ(broken_in_small(a | b, -4, 28), "");
+      ASSERT_EQ(broken_in_small(!(a & !b), -4, 28), "");
+    }
+}
+
+TEST(MaskLaws, NestsExhaustively) {
+  Random random(20240601);
+  for (int i = 0; i < 400; ++i) {
+    const Expression e = random_expression(random, 3, 40);
+    ASSERT_EQ(broken_in_small(e, -5, 30), "") << "expression " << i;
+  }
+  for (int i = 0; i < 12; ++i) {
+    const Expression e = random_expression(random, 3, 100);
+    ASSERT_EQ(broken_in_small(e, -10, 96), "") << "expression " << i;
+  }
+}
+
+/// A place where something may happen: near 0, a landmark, or one of them before or behind the query.
+Index random_key(Random& random, const Expression& e, Index query) {
+  constexpr Index kFar = Index{1} << 41;
+  const Index landmark =
+      e.landmarks.empty() ? 0 : e.landmarks[static_cast<std::size_t>(random.between(0, std::ssize(e.landmarks) - 1))];
+  const Index near = std::min(landmark, kFar);
+  const Index places[] = {0, query, near, query - near, query + near};
+  return std::clamp<Index>(places[random.between(0, 4)] + random.between(-120, 20), 0, kFar);
+}
+Index random_query(Random& random, const Expression& e) {
+  switch (random.between(0, 3)) {
+    case 0:
+      return random.between(-70, 200);
+    case 1:
+      return random.between(0, Index{1} << 40);
+    case 2:
+      return (Index{1} << random.between(5, 40)) + random.between(-70, 70);
+    default:
+      return random_key(random, e, random.between(0, 1000)) - 64;
+  }
+}
+
+TEST(MaskLaws, FarAway) {
+  for (std::uint64_t seed = 1; seed <= 6000; ++seed) {
+    Random random(seed);
+    const Expression e = random_expression(random, 3, random.chance(0.7) ? Index{1} << 40 : kUnbounded);
+    const Index q = random_query(random, e);
+    const Interval queries{q, q + random.between(1, 40)};
+    const Index k = random_key(random, e, q);
+    const Interval keys{k, k + random.between(1, 150)};
+    const std::vector<Index> starts{k, random.between(k, keys.end - 1), random.between(k, keys.end - 1)};
+    ASSERT_EQ(broken_law(e.mask, e.sees, queries, keys, starts), "")
+        << e.name << ", keys " << show(keys) << ", seed " << seed;
+  }
+}
+
+TEST(MaskLaws, AllowsIsTheDefinition) {
+  for (std::uint64_t seed = 1; seed <= 60000; ++seed) {
+    Random random(seed);
+    const Expression e = random_expression(random, 3, random.chance(0.7) ? Index{1} << 40 : kUnbounded);
+    const Index q = random_query(random, e), k = random_key(random, e, q);
+    ASSERT_EQ(static_cast<bool>(e.mask.allows(q, k)), e.sees(q, k))
+        << e.name << ", query " << q << ", key " << k << ", seed " << seed;
+  }
+}
+
+/// Windows that mean "everything before me", with queries before the first key (legal: more queries than keys).
+TEST(MaskLaws, WidestWindowAndNegativeQueries) {
+  for (const Index width : {kUnbounded, kUnbounded - 1, kUnbounded - 64}) {
+    EXPECT_EQ(broken_in_small(window(width), -70, 40), "");
+    EXPECT_EQ(broken_in_small(!window(width), -70, 40), "");
+    for (Index q = -70; q < 70; ++q)
+      for (Index k = 0; k < 70; ++k)
+        ASSERT_EQ(Window(width).allows(q, k), k <= q) << "width " << width << ", query " << q << ", key " << k;
+  }
+}
+
+// ---- the algebra
+// ------------------------------------------------------------------------------------------------------
+
+/// Two expressions that must mean the same: by definition, in `allows`, and in the keys that the verdicts name.
+std::string differ(const Expression& a, const Expression& b, Interval queries, Interval keys) {
+  const std::string names = a.name + " and " + b.name + ": ";
+  for (Index q = queries.begin; q < queries.end; ++q)
+    for (Index k = keys.begin; k < keys.end; ++k) {
+      const bool x = static_cast<bool>(a.mask.allows(q, k)), y = static_cast<bool>(b.mask.allows(q, k));
+      if (x != y || x != a.sees(q, k)) return say(names, "query ", q, ", key ", k, ": ", x, " and ", y);
+    }
+  const auto marks = [&](const Expression& e, auto next) {
+    std::vector<bool> marked(static_cast<std::size_t>(keys.size()));
+    for (Index k = keys.begin; k < keys.end;) {
+      const Interval run = next(e.mask, k);
+      for (Index i = run.begin; i < std::min(run.end, keys.end); ++i)
+        marked[static_cast<std::size_t>(i - keys.begin)] = true;
+      k = run.end;
+    }
+    return marked;
+  };
+  const auto some = [&](const AnyMask& m, Index k) { return m.some(queries, k); };
+  const auto every = [&](const AnyMask& m, Index k) { return m.every(queries, k); };
+  if (marks(a, some) != marks(b, some)) return names + "some differs for queries " + show(queries);
+  if (marks(a, every) != marks(b, every)) return names + "every differs for queries " + show(queries);
+  return {};
+}
+
+TEST(MaskAlgebra, Laws) {
+  for (std::uint64_t seed = 1; seed <= 1500; ++seed) {
+    Random random(seed);
+    const Index largest = random.chance(0.5) ? 100 : Index{1} << 40;
+    const Expression a = random_expression(random, 1, largest), b = random_expression(random, 1, largest);
+    const Expression c = random_expression(random, 1, largest);
+    const Index q = random_query(random, a & (b & c)), k = random_key(random, a & (b & c), q);
+    const Interval queries{q, q + random.between(1, 20)}, keys{k, k + random.between(1, 100)};
+    const auto same = [&](const Expression& x, const Expression& y) {
+      EXPECT_EQ(differ(x, y, queries, keys), "") << "seed " << seed;
+    };
+    same(a & b, b & a);
+    same(a | b, b | a);
+    same(a & (b & c), (a & b) & c);
+    same(a | (b | c), (a | b) | c);
+    same(a & a, a);
+    same(a | a, a);
+    same(!(a & b), (!a) | (!b));
+    same(!(a | b), (!a) & (!b));
+    same(!!a, a);
+    same(a & (b | c), (a & b) | (a & c));
+    same(a | (a & b), a);
+    same(a & full(), a);
+    same(a | !full(), a);
+    ASSERT_FALSE(HasFailure());
+  }
+}
+
+// ---- how much the verdicts recognise
+// ----------------------------------------------------------------------------------
+
+struct Shares {
+  Index full = 0, full_found = 0, empty = 0, empty_found = 0;
+
+  void add(const Expression& e, Interval queries, Interval keys) {
+    bool all = true, any = false;
+    for (Index q = queries.begin; q < queries.end && (all || !any); ++q)
+      for (Index k = keys.begin; k < keys.end; ++k) {
+        const bool seen = e.sees(q, k);
+        all = all && seen, any = any || seen;
+      }
+    if (all) ++full, full_found += e.mask.every(queries, keys.begin).contains(keys);
+    if (!any) ++empty, empty_found += e.mask.some(queries, keys.begin).begin >= keys.end;
+  }
+  static double share(Index found, Index of) {
+    return of == 0 ? 1 : static_cast<double>(found) / static_cast<double>(of);
+  }
+  double full_share() const { return share(full_found, full); }
+  double empty_share() const { return share(empty_found, empty); }
+};
+
+Shares shares_of(const Expression& e, Random& random, int tiles) {
+  Shares shares;
+  for (int i = 0; i < tiles; ++i) {
+    const Index q = random.between(-64, 700),
+                k = std::max<Index>(0, random.chance(0.5) ? q + random.between(-200, 100) : random.between(0, 700));
+    shares.add(e, {q, q + 64}, {k, k + 48});
+  }
+  return shares;
+}
+
+TEST(MaskQuality, NamedMasksAndTheirPairsRecogniseTiles) {
+  const std::vector<Expression> all{causal(), full(),    window(100), window(300),
+                                    sinks(4), sinks(90), prefix(60),  prefix(333)};
+  Random random(5);
+  Shares total;
+  const auto hold = [&](const Expression& e) {
+    const Shares s = shares_of(e, random, 600);
+    EXPECT_GE(s.full_share(), 0.99) << e.name << ": " << s.full_found << " of " << s.full << " full tiles";
+    EXPECT_GE(s.empty_share(), 0.99) << e.name << ": " << s.empty_found << " of " << s.empty << " empty tiles";
+    total.full += s.full, total.full_found += s.full_found, total.empty += s.empty, total.empty_found += s.empty_found;
+  };
+  for (const Expression& a : all) {
+    hold(a);
+    hold(!a);
+    for (const Expression& b : all) hold(a & b), hold(a | b);
+  }
+  std::cout << "named masks and pairs: full tiles recognised " << total.full_share() << " of " << total.full
+            << ", empty tiles " << total.empty_share() << " of " << total.empty << "\n";
+  EXPECT_GT(total.full, 1000);
+  EXPECT_GT(total.empty, 1000);
+}
+
+TEST(MaskQuality, NestsAreReported) {
+  Random random(6);
+  Shares total;
+  for (int i = 0; i < 300; ++i) {
+    const Expression e = random_expression(random, 3, 300);
+    const Shares s = shares_of(e, random, 100);
+    total.full += s.full, total.full_found += s.full_found, total.empty += s.empty, total.empty_found += s.empty_found;
+  }
+  std::cout << "random nests: full tiles recognised " << total.full_share() << " of " << total.full << ", empty tiles "
+            << total.empty_share() << " of " << total.empty << "\n";
+  EXPECT_GE(total.full_share(), 0.8);  // verdicts may be conservative; the foreign mask's are on purpose
+  EXPECT_GE(total.empty_share(), 0.8);
+}
+
+TEST(MaskArguments, AreChecked) {
+  EXPECT_THROW(Window(0), std::invalid_argument);
+  EXPECT_THROW(Window(-1), std::invalid_argument);
+  EXPECT_THROW(Sinks(-1), std::invalid_argument);
+  EXPECT_THROW(Prefix(-1), std::invalid_argument);
+  EXPECT_NO_THROW(Window(1));
+  EXPECT_NO_THROW(Sinks(0));
+  EXPECT_NO_THROW(Prefix(0));
+}
+
+}  // namespace
+}  // namespace longspan::testing
