@@ -1,6 +1,7 @@
 #pragma once
 // Software prefetch, spread over the steps of a loop, so that memory is busy while the loop computes.
 
+#include <longspan/core/concepts.hpp>
 #include <longspan/core/simd.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -16,6 +17,18 @@ class Ahead {
         stride_(stride * static_cast<Index>(sizeof(Element))),
         end_(line_ + row_bytes_),
         rows_(rows) {}
+
+  /// The first `keys` of a run, and in rows of keys or values also what follows for `neighbours` elements: other heads.
+  template <class Element>
+  static Ahead of_keys(const KeyValueRun<Element>& run, Index keys, Index head_dim, Index neighbours = 0) {
+    const Index size = std::min(run.size, keys);
+    if (run.dim_stride == 1) return {run.key, run.key_stride, size, head_dim + neighbours};
+    return {run.key, run.dim_stride, head_dim, size};
+  }
+  template <class Element>
+  static Ahead of_values(const KeyValueRun<Element>& run, Index keys, Index value_dim, Index neighbours = 0) {
+    return {run.value, run.value_stride, std::min(run.size, keys), value_dim + neighbours};
+  }
 
   /// The same, to be asked for in this many calls of step().
   Ahead over(Index steps) const {

@@ -183,7 +183,7 @@ class NarrowKernel {
   /// How often scores() calls Ahead::step for one KV head.
   Index score_steps(Index vectors, Index tiles) const {
     if (!rows_of_keys_) return tiles * head_dim_ * kVectors / kIsa.narrow_vectors;
-    if (group_queries_ <= kIsa.row_queries) return vectors * ceil_div(head_dim_, kLanes);
+    if (group_queries_ <= kIsa.row_queries) return vectors * head_dim_;
     return tiles * head_dim_ * ceil_div(vectors, kCopied);
   }
 
@@ -348,16 +348,16 @@ class NarrowKernel {
   }
 
   Ahead values_at(Interval keys, Interval heads) const {
-    const auto one = p_.source.run(heads.begin, keys.begin - p_.first_key);
-    const auto other = p_.source.run(heads.end - 1, keys.begin - p_.first_key);
-    return {one.value, one.value_stride, std::min(one.size, keys.size()), other.value - one.value + value_dim_};
+    const auto [one, last] = runs_at(keys.begin, heads);
+    return Ahead::of_values(one, keys.size(), value_dim_, last.value - one.value);
   }
   Ahead keys_at(Interval keys, Interval heads) const {
-    const auto one = p_.source.run(heads.begin, keys.begin - p_.first_key);
-    const auto other = p_.source.run(heads.end - 1, keys.begin - p_.first_key);
-    const Index size = std::min(one.size, keys.size());
-    if (one.dim_stride == 1) return {one.key, one.key_stride, size, other.key - one.key + head_dim_};
-    return {one.key, one.dim_stride, head_dim_, size};
+    const auto [one, last] = runs_at(keys.begin, heads);
+    return Ahead::of_keys(one, keys.size(), head_dim_, last.key - one.key);
+  }
+  auto runs_at(Index key, Interval heads) const {
+    const auto run = [&](Index head) { return p_.source.run(head, key - p_.first_key); };
+    return std::pair(run(heads.begin), run(heads.end - 1));
   }
   /// The keys that most masks see next: of the next heads, or of the first in the next block.
   Ahead keys_after(const Tile& tile, Interval heads, Index step) const {

@@ -22,7 +22,8 @@ struct KeyRows {
 /// weight[k][queries] = Σ_d key[k][d] · query[d][queries], for Keys keys and Vectors vectors of queries in aligned rows of
 /// Vectors·kLanes.
 template <int Keys, int Vectors, class Element>
-[[gnu::noinline]] void wide_scores(KeyRows<Element> key, Index dim, const float* query, float* weight) {
+[[gnu::noinline]] void wide_scores(KeyRows<Element> key, Index dim, const float* query, float* weight, Ahead& ahead) {
+  Ahead next = ahead;  // a copy stays in registers
   Lanes a[Keys][Vectors];
   unroll<Keys>([&](auto k) LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
   for (Index d = 0; d < dim; ++d) {
@@ -32,12 +33,14 @@ template <int Keys, int Vectors, class Element>
       const Lanes b(static_cast<float>(key.data[k * key.key_stride]));
       unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = fma(b, x[i], a[k][i]); });
     });
+    next.step();
     key.data += key.dim_stride;
     query += Vectors * kLanes;
   }
   unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
     unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(weight + (k * Vectors + i) * kLanes); });
   });
+  ahead = next;
 }
 
 /// What a row of values becomes before a block's values are added.
@@ -47,7 +50,8 @@ enum class Start { kZero, kRescale, kKeep };
 /// query. Careful: a weight of 0 adds nothing even to a value that is not finite.
 template <int Dims, int Vectors, bool Careful, class Element>
 [[gnu::noinline]] void wide_values(const Element* value, Index value_stride, Index keys, const float* weight, float* out,
-                                   Start start, const float* rescale) {
+                                   Start start, const float* rescale, Ahead& ahead) {
+  Ahead next = ahead;
   Lanes a[Dims][Vectors];
   if (start == Start::kZero)
     unroll<Dims>([&](auto k) LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
@@ -72,12 +76,14 @@ template <int Dims, int Vectors, bool Careful, class Element>
           a[k][i] = fma(b, x[i], a[k][i]);
       });
     });
+    next.step();
     value += value_stride;
     weight += Vectors * kLanes;
   }
   unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
     unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(out + (k * Vectors + i) * kLanes); });
   });
+  ahead = next;
 }
 
 /// weight[q][keys] = Σ_d query[q][d] · key[d][keys], for Queries queries and Vectors vectors of keys that lie at `key`,
@@ -118,8 +124,8 @@ template <int Queries>
     const TransposedTile tile(key + d, key_stride);
     unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA {
       unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = fma(Lanes(query[q * query_stride + d + i]), tile[i], a[q]); });
+      next.step();
     });
-    next.step();
   }
   for (; d < dim; ++d) {
     alignas(64) float column[kLanes];

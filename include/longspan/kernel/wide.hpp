@@ -128,6 +128,7 @@ class WideKernel {
   }
 
   void scores(const Tile& tile) {
+    Ahead ahead = values_of(tile).over(ceil_div(tile.keys.size(), kTileKeys) * head_dim_);
     for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
       const auto rows = [&](Index j) LONGSPAN_LAMBDA {
         return KeyRows<typename P::Source::Element>{run.key + j * run.key_stride, run.key_stride, run.dim_stride};
@@ -135,8 +136,8 @@ class WideKernel {
       float* weight = weight_ + at * kRows;
       Index j = 0;
       for (; j + kTileKeys <= run.size; j += kTileKeys)
-        wide_scores<kTileKeys, Vectors>(rows(j), head_dim_, query_, weight + j * kRows);
-      for (; j < run.size; ++j) wide_scores<1, Vectors>(rows(j), head_dim_, query_, weight + j * kRows);
+        wide_scores<kTileKeys, Vectors>(rows(j), head_dim_, query_, weight + j * kRows, ahead);
+      for (; j < run.size; ++j) wide_scores<1, Vectors>(rows(j), head_dim_, query_, weight + j * kRows, ahead);
     });
   }
 
@@ -188,17 +189,28 @@ class WideKernel {
   template <bool Careful>
   void values(const Tile& tile, bool grew) {
     Start start = fresh_ ? Start::kZero : grew ? Start::kRescale : Start::kKeep;
+    Ahead ahead = keys_after(tile).over(ceil_div(value_dim_, kTileKeys) * tile.keys.size());
     for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
       const float* weight = weight_ + at * kRows;
       Index d = 0;
       for (; d + kTileKeys <= value_dim_; d += kTileKeys)
         wide_values<kTileKeys, Vectors, Careful>(run.value + d, run.value_stride, run.size, weight, value_ + d * kRows,
-                                                 start, rescale_);
+                                                 start, rescale_, ahead);
       for (; d < value_dim_; ++d)
         wide_values<1, Vectors, Careful>(run.value + d, run.value_stride, run.size, weight, value_ + d * kRows, start,
-                                         rescale_);
+                                         rescale_, ahead);
       start = Start::kKeep;
     });
+  }
+
+  Ahead values_of(const Tile& tile) const {
+    return Ahead::of_values(p_.source.run(kv_head_, tile.keys.begin - p_.first_key), tile.keys.size(), value_dim_);
+  }
+  /// Of the block that most masks see next.
+  Ahead keys_after(const Tile& tile) const {
+    const Index next = tile.block + kBlock;
+    if (next >= p_.keys().end) return {};
+    return Ahead::of_keys(p_.source.run(kv_head_, next - p_.first_key), kBlock, head_dim_);
   }
 
   bool finite() const {

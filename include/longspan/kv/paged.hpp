@@ -5,12 +5,13 @@
 // Inside a page each KV head's keys stand dimension-major, [head_dim][page_size], so that decode scores a vector of keys
 // with no horizontal sums, and its values token-major, [page_size][value_dim]; both are one contiguous run that streams.
 
-#include <memory>
-#include <new>
+#include <algorithm>
+#include <utility>
 #include <vector>
 
 #include <longspan/core/check.hpp>
 #include <longspan/core/concepts.hpp>
+#include <longspan/core/memory.hpp>
 #include <longspan/core/view.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -75,9 +76,8 @@ template <class T>
 class PagedCache {
  public:
   /// Takes all memory at once, zeroed. Throws std::invalid_argument for a size that is not >= 1, std::bad_alloc.
-  explicit PagedCache(PagedShape shape) : shape_(checked(shape)) {
-    memory_.reset(static_cast<T*>(::operator new(static_cast<std::size_t>(bytes(shape_)), kAlignment)));
-    std::uninitialized_fill_n(memory_.get(), bytes(shape_) / static_cast<Index>(sizeof(T)), T{});
+  explicit PagedCache(PagedShape shape)
+      : shape_(checked(shape)), memory_(bytes(shape_) / static_cast<Index>(sizeof(T))) {
     free_.reserve(static_cast<std::size_t>(shape_.pages));
     for (Index page = shape_.pages; page > 0; --page) free_.push_back(page - 1);
   }
@@ -158,10 +158,6 @@ class PagedCache {
   }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
-  struct Free {
-    void operator()(T* p) const { ::operator delete(p, kAlignment); }
-  };
   struct Sequence {
     std::vector<Index> pages;    // block table
     std::vector<Index> lengths;  // [layers]
@@ -179,7 +175,8 @@ class PagedCache {
     if (shape.value_dim == 0) shape.value_dim = shape.head_dim;
     Index size = static_cast<Index>(sizeof(T));
     for (const Index factor : {shape.layers, shape.pages, shape.page_size, shape.kv_heads, shape.head_dim + shape.value_dim}) {
-      check(factor <= kPositionEnd / size, "PagedCache.bytes", "more", "below 2^52");
+      check(factor <= kPositionEnd / size, "PagedCache.bytes", static_cast<double>(size) * static_cast<double>(factor),
+            "below 2^52");
       size *= factor;
     }
     return shape;
@@ -196,7 +193,10 @@ class PagedCache {
     check(layer >= 0 && layer < shape_.layers, "layer", layer, shape_.layers);
     return static_cast<std::size_t>(layer);
   }
-  T* layer_data(Index layer) const { return memory_.get() + layer * (bytes(shape_) / static_cast<Index>(sizeof(T)) / shape_.layers); }
+  T* layer_data(Index layer) const {
+    const Index of_layer = bytes(shape_) / static_cast<Index>(sizeof(T)) / shape_.layers;
+    return memory_.data() + of_layer * layer;
+  }
 
   void store(const Sequence& s, Index layer, Index position, Index token, TensorView<const float> keys,
              TensorView<const float> values) {
@@ -213,7 +213,7 @@ class PagedCache {
   }
 
   PagedShape shape_;
-  std::unique_ptr<T, Free> memory_;
+  LargeArray<T> memory_;
   std::vector<Index> free_;
   std::vector<Sequence> sequences_;
 };
