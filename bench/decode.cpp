@@ -16,16 +16,22 @@ constexpr Index kKvHeads = 8, kDim = 128, kPage = 64;
 std::vector<float> numbers(Index tokens, std::uint64_t seed) { return cases::normal(tokens * kKvHeads * kDim, seed); }
 auto tokens(const std::vector<float>& memory, Index n) { return ls::view(memory, n, kKvHeads, kDim); }
 
-/// Keys and values in two tensors of the caller's.
+/// Keys and values in two tensors of the caller's, in the kind of memory that a cache would take.
 class ContiguousStore {
  public:
   static constexpr const char* kName = "contiguous";
-  explicit ContiguousStore(Index n) : n_(n), keys_(numbers(n, 1)), values_(numbers(n, 2)) {}
-  auto source() const { return ls::Contiguous(tokens(keys_, n_), tokens(values_, n_)); }
+  explicit ContiguousStore(Index n) : n_(n), keys_(n * kKvHeads * kDim), values_(n * kKvHeads * kDim) {
+    cases::fill_normal(keys_.span(), 1);
+    cases::fill_normal(values_.span(), 2);
+  }
+  auto source() const {
+    const auto view = [&](const ls::LargeArray<float>& memory) { return ls::view(memory.span(), n_, kKvHeads, kDim); };
+    return ls::Contiguous(view(keys_), view(values_));
+  }
 
  private:
   Index n_;
-  std::vector<float> keys_, values_;
+  ls::LargeArray<float> keys_, values_;
 };
 
 /// The same number of tokens in pages of a cache, appended as a prefill in chunks would.

@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include <longspan/core/scratch.hpp>
+#include <longspan/core/memory.hpp>
 #include <longspan/core/simd.hpp>
 #include <longspan/kernel/isa.hpp>
 
@@ -71,7 +71,7 @@ double median(std::vector<double> x) {
       __builtin_prefetch(at + 256 + kStep / 2);
       ls::unroll<kStep / ls::kLanes>([&](auto v) LONGSPAN_LAMBDA { a[s] = a[s] + ls::load(at + v * ls::kLanes); });
     });
-  return xsimd::hadd((a[0] + a[1]) + (a[2] + a[3]));
+  return ls::fold((a[0] + a[1]) + (a[2] + a[3]), [](const auto& p, const auto& q) { return p + q; });
 }
 
 volatile float sink;  // results that nobody reads have to go somewhere
@@ -98,12 +98,8 @@ double fma_peak(Index threads) {
 double read_bandwidth(Index threads) {
   constexpr int kRuns = 3;
   constexpr Index kSize = Index{512} << 18;  // floats: 512 MiB
-  static const float* const memory = [] {
-    static ls::Scratch scratch;
-    float* m = scratch.floats(kSize);
-    std::fill_n(m, kSize, 1.f);  // a page that was never written is not there
-    return m;
-  }();
+  static const ls::LargeArray<float> array(kSize);  // the memory that caches are made of
+  const float* const memory = array.data();
   // Each run reads another third: nothing that is read was read within the last 512 MiB.
   constexpr Index kPart = kSize / kRuns;
   const Index share = kPart / threads / 128 * 128;

@@ -26,7 +26,10 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define LONGSPAN_INLINE __attribute__((always_inline)) inline
 #define LONGSPAN_LAMBDA __attribute__((always_inline))
+/// The compiler is not to know where the value of a variable comes from.
+#define LONGSPAN_OPAQUE(variable) __asm__("" : "+r"(variable))
 #else
 #define LONGSPAN_INLINE inline
 #define LONGSPAN_LAMBDA
+#define LONGSPAN_OPAQUE(variable)
 #endif

@@ -46,7 +46,11 @@ struct TransposedTile {
   detail::Groups column[kLanes];
 
   LONGSPAN_INLINE TransposedTile(const float* in, Index stride) {
-    unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA { column[i] = load(in + i * stride); });
+    unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA {
+      column[i] = load(in);
+      in += stride;
+      LONGSPAN_OPAQUE(in);  // or compilers keep kLanes products i·stride, on the stack
+    });
     unroll<kLanes / 4>([&](auto quad) LONGSPAN_LAMBDA {  // 4×4 inside each group: two rounds, rows 0 and 2 first
       using namespace detail;
       Groups* q = column + 4 * quad;
