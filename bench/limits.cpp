@@ -97,7 +97,7 @@ double fma_peak(Index threads) {
 
 double read_bandwidth(Index threads) {
   constexpr int kRuns = 3;
-  constexpr Index kSize = Index{512} << 18;  // floats: 512 MiB
+  constexpr Index kSize = Index{512} << 18;         // floats: 512 MiB
   static const ls::LargeArray<float> array(kSize);  // the memory that caches are made of
   const float* const memory = array.data();
   // Each run reads another third: nothing that is read was read within the last 512 MiB.

@@ -1,6 +1,6 @@
 #pragma once
-// The front door: policies in, a callable out. It checks every argument before anything is written, and hands the engine a
-// batch of problems.
+// The front door: policies in, a callable out. It checks every argument before anything is written, and hands the
+// engine a batch of problems.
 
 #include <optional>
 #include <span>
@@ -16,15 +16,16 @@ namespace longspan::inline LONGSPAN_ISA {
 
 /// What a call may be told besides its tensors; all optional.
 struct Options {
-  std::span<float> lse = {};            ///< [queries, heads]: natural logarithm of the softmax denominator
-  ExecutorRef executor = {};            ///< default: the caller's thread
-  std::optional<float> scale = {};      ///< softmax scale, finite and > 0; default 1/sqrt(head_dim)
-  std::optional<Index> first_query = {};  ///< position of each sequence's first query, >= 0; default: queries at the end
-  Index first_key = 0;                  ///< position of each sequence's first key, >= 0
+  std::span<float> lse = {};        ///< [queries, heads]: natural logarithm of the softmax denominator
+  ExecutorRef executor = {};        ///< default: the caller's thread
+  std::optional<float> scale = {};  ///< softmax scale, finite and > 0; default 1/sqrt(head_dim)
+  std::optional<Index> first_query =
+      {};               ///< position of each sequence's first query, >= 0; default: queries at the end
+  Index first_key = 0;  ///< position of each sequence's first key, >= 0
   std::span<const Index> cumulative_queries = {};  ///< ragged batch: sequence i has queries [c[i], c[i+1])
   std::span<const Index> cumulative_keys = {};     ///< … and keys [c[i], c[i+1]) of one contiguous source
-  Kernel kernel = Kernel::kAutomatic;   ///< of the flash engine
-  Work* work = nullptr;                 ///< the tiles that the kernels visit are added to it
+  Kernel kernel = Kernel::kAutomatic;              ///< of the flash engine
+  Work* work = nullptr;                            ///< the tiles that the kernels visit are added to it
 };
 
 namespace detail {
@@ -61,7 +62,8 @@ class Batch {
     const Source from = source(sequence);
     const float scale = options_.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.dim))));
     const Index first_query = options_.first_query.value_or(options_.first_key + from.keys() - rows.size());
-    return {q_.slice(rows), from, mask_, scores_, sink_.slice(rows), scale, first_query, options_.first_key, options_.work};
+    return {q_.slice(rows),     from,         mask_, scores_, sink_.slice(rows), scale, first_query,
+            options_.first_key, options_.work};
   }
 
   /// Where the data are: after the checks, so that nothing is touched before they pass.
@@ -115,8 +117,9 @@ class Batch {
       return;
     }
     check(sources == 1, "sources.size", sources, "1 with cumulative_keys");
-    check(requires(const Source& s) { s.slice(Interval{}); }, "options.cumulative_keys", "a source that cannot be sliced",
-          "contiguous keys and values");
+    check(
+        requires(const Source& s) { s.slice(Interval{}); }, "options.cumulative_keys", "a source that cannot be sliced",
+        "contiguous keys and values");
     check(options_.cumulative_keys.size() == options_.cumulative_queries.size(), "options.cumulative_keys.size",
           options_.cumulative_keys.size(), options_.cumulative_queries.size());
     check_cumulative("options.cumulative_keys", options_.cumulative_keys, sources_[0].keys());
@@ -141,17 +144,17 @@ class Batch {
 
 }  // namespace detail
 
-/// Attention with the policies it was made from; made by attention(…). A small value: copy it, keep it, call it from any
-/// number of threads.
+/// Attention with the policies it was made from; made by attention(…). A small value: copy it, keep it, call it from
+/// any number of threads.
 ///
 /// Every call: q [queries, heads, head_dim], keys [keys, kv_heads, head_dim], values [keys, kv_heads, value_dim], out
-/// [queries, heads, value_dim]; head h reads KV head h / (heads / kv_heads). Query i stands at position first_key + keys −
-/// queries + i unless options say otherwise. softmax(scores(scale · q·kᵀ) where the mask allows) · values; a row that sees
-/// nothing is zeros with LSE −inf. Zero queries or keys are valid.
-/// Throws std::invalid_argument, naming the argument, the value and what was expected, before anything is written.
-/// Error of Flash: 2e-6 · max|v|, or 4·2^-24·S · max|v| where S, the row's largest |score|, is larger than 8. Its bits depend
-/// on the row's query, keys and policies only: not on threads, batch, pages or chunks. O(visible pairs) time, memory
-/// independent of queries and keys, and no allocation after the first call of a shape.
+/// [queries, heads, value_dim]; head h reads KV head h / (heads / kv_heads). Query i stands at position first_key +
+/// keys − queries + i unless options say otherwise. softmax(scores(scale · q·kᵀ) where the mask allows) · values; a row
+/// that sees nothing is zeros with LSE −inf. Zero queries or keys are valid. Throws std::invalid_argument, naming the
+/// argument, the value and what was expected, before anything is written. Error of Flash: 2e-6 · max|v|, or 4·2^-24·S ·
+/// max|v| where S, the row's largest |score|, is larger than 8. Its bits depend on the row's query, keys and policies
+/// only: not on threads, batch, pages or chunks. O(visible pairs) time, memory independent of queries and keys, and no
+/// allocation after the first call of a shape.
 template <class Engine, Mask M, class Scores>
 class Attention {
  public:
@@ -178,8 +181,8 @@ class Attention {
     Engine::run(batch.with(q, {out, options.lse.data()}), options.executor, options.kernel);
   }
 
-  /// The same over some of the keys, to be merged with the result over others (see merge): give each its first_key, and both
-  /// the same first_query. options.lse is not written.
+  /// The same over some of the keys, to be merged with the result over others (see merge): give each its first_key, and
+  /// both the same first_query. options.lse is not written.
   Partial partial(TensorView<const float> q, TensorView<const float> keys, TensorView<const float> values,
                   const Options& options = {}) const {
     return partial(q, Contiguous(keys, values), options);

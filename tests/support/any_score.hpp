@@ -1,5 +1,6 @@
 #pragma once
-// Score functions whose type isn't known to the compiler: one instantiation of the kernels serves a whole table of them.
+// Score functions whose type isn't known to the compiler: one instantiation of the kernels serves a whole table of
+// them.
 
 #include <longspan/core/position.hpp>
 #include <longspan/core/simd.hpp>
@@ -18,8 +19,8 @@ class AnyScore {
   template <class... F>
   static AnyScore of(const std::tuple<F...>& functions) {
     AnyScore any;
-    any.self_ = std::apply([](const F&... f) { return std::make_shared<Model<ScoreChain<F...>>>(ScoreChain<F...>(f...)); },
-                           functions);
+    any.self_ = std::apply(
+        [](const F&... f) { return std::make_shared<Model<ScoreChain<F...>>>(ScoreChain<F...>(f...)); }, functions);
     return any;
   }
 
@@ -38,7 +39,8 @@ class AnyScore {
   struct Interface {
     virtual ~Interface() = default;
     virtual double exact(double score, ExactPosition q, ExactPosition k, Index head) const = 0;
-    virtual Lanes queries_in_lanes(const Lanes& score, const Position<Lanes>& q, const OnePlace& k, Index head) const = 0;
+    virtual Lanes queries_in_lanes(const Lanes& score, const Position<Lanes>& q, const OnePlace& k,
+                                   Index head) const = 0;
     virtual Lanes keys_in_lanes(const Lanes& score, const OnePlace& q, const Position<Lanes>& k, Index head) const = 0;
   };
   template <class Chain>

@@ -1,5 +1,6 @@
 #pragma once
-// One attention call as tests make it: data, policies behind one type each, what it returns, and how exact that has to be.
+// One attention call as tests make it: data, policies behind one type each, what it returns, and how exact that has to
+// be.
 
 #include <gtest/gtest.h>
 
@@ -28,6 +29,14 @@ inline ::testing::AssertionResult same_bits(const Result& got, const Result& wan
   if (const auto lse = same_bits(std::span<const float>(got.lse), wanted.lse); !lse)
     return ::testing::AssertionFailure() << "LSE " << lse.message();
   return ::testing::AssertionSuccess();
+}
+
+/// The rows of one sequence out of the result of a batch, or of a chunk out of a prefill.
+inline Result rows_of(const Result& r, Interval rows, Index heads, Index dim) {
+  const auto cut = [&](const std::vector<float>& x, Index row) {
+    return std::vector<float>(x.begin() + rows.begin * row, x.begin() + rows.end * row);
+  };
+  return {cut(r.out, heads * dim), cut(r.lse, heads)};
 }
 
 /// Any attention over any source, with LSE, into memory of NaN, so that what nobody writes is seen.
@@ -81,20 +90,23 @@ struct Call {
 
   Contiguous contiguous() const { return {k, v}; }
   float scale() const { return options.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(q.dim)))); }
-  Index position(Index row) const { return options.first_query.value_or(options.first_key + k.tokens - q.tokens) + row; }
+  Index position(Index row) const {
+    return options.first_query.value_or(options.first_key + k.tokens - q.tokens) + row;
+  }
 
   /// By an engine, over a source that holds k and v.
   template <class Engine = Flash, class Source>
   Result by(const Source& source, Kernel kernel = Kernel::kAutomatic) const {
     Options o = options;
     o.kernel = kernel;
-    return scores.none() ? run(attention<Engine>(mask), q, source, o) : run(attention<Engine>(mask, scores), q, source, o);
+    return scores.none() ? run(attention<Engine>(mask), q, source, o)
+                         : run(attention<Engine>(mask, scores), q, source, o);
   }
   Result by_definition() const { return by<Naive>(contiguous()); }
 
   /// How large the scores of a row are.
   struct Scores {
-    double largest = 0;        ///< |score|: what enters the softmax, or what score functions are given where that is larger
+    double largest = 0;  ///< |score|: what enters the softmax, or what score functions are given where that is larger
     double largest_terms = 0;  ///< the same with |q_d·k_d| summed up: what rounding errors of a score are relative to
   };
   Scores scores_of(Index row, Index head) const {
@@ -124,11 +136,12 @@ struct Call {
     return largest;
   }
 
-  /// Within max(2e-6, 4·2^-24·S)·max|v| of what is expected, S the row's largest score. LSE feels what rounding does to one
-  /// score: within max(2e-6, (head_dim + 4)·2^-24·T), T the largest sum of a score's terms. To that comes the rounding of the
-  /// result itself, which shows in denormal values and in large LSE. A row that sees nothing is exact.
+  /// Within max(2e-6, 4·2^-24·S)·max|v| of what is expected, S the row's largest score. LSE feels what rounding does to
+  /// one score: within max(2e-6, (head_dim + 4)·2^-24·T), T the largest sum of a score's terms. To that comes the
+  /// rounding of the result itself, which shows in denormal values and in large LSE. A row that sees nothing is exact.
   template <class Number>
-  ::testing::AssertionResult close(const Result& got, const std::vector<Number>& out, const std::vector<Number>& lse) const {
+  ::testing::AssertionResult close(const Result& got, const std::vector<Number>& out,
+                                   const std::vector<Number>& lse) const {
     const Index dim = v.dim;
     if (got.out.size() != out.size()) return detail::other_size(got.out.size(), out.size());
     if (got.lse.size() != lse.size()) return detail::other_size(got.lse.size(), lse.size());
@@ -150,14 +163,18 @@ struct Call {
       if (within(exact, exact)) continue;
       const Scores s = empty ? Scores() : scores_of(i / q.heads, i % q.heads);
       const double relative = std::max(exact, std::ldexp(s.largest, -22));
-      if (within(relative, std::max(exact, static_cast<double>(q.dim + 4) * std::ldexp(s.largest_terms, -24)))) continue;
-      return ::testing::AssertionFailure() << "row " << i / q.heads << ", head " << i % q.heads << ": got " << got.out[where]
-                                           << ", expected " << out[where] << ", error " << worst << " above " << relative
-                                           << " · " << largest << "; LSE got " << got.lse[at] << ", expected " << lse[at];
+      if (within(relative, std::max(exact, static_cast<double>(q.dim + 4) * std::ldexp(s.largest_terms, -24))))
+        continue;
+      return ::testing::AssertionFailure()
+             << "row " << i / q.heads << ", head " << i % q.heads << ": got " << got.out[where] << ", expected "
+             << out[where] << ", error " << worst << " above " << relative << " · " << largest << "; LSE got "
+             << got.lse[at] << ", expected " << lse[at];
     }
     return ::testing::AssertionSuccess();
   }
-  ::testing::AssertionResult close(const Result& got, const Result& exact) const { return close(got, exact.out, exact.lse); }
+  ::testing::AssertionResult close(const Result& got, const Result& exact) const {
+    return close(got, exact.out, exact.lse);
+  }
 
   /// Both kernels, contiguous and in pages of 16 and 100, against what is expected.
   template <class... Wanted>
@@ -165,8 +182,8 @@ struct Call {
     const auto over = [&](const auto& source, const char* name) {
       for (const Kernel kernel : {Kernel::kWide, Kernel::kNarrow})
         if (const auto ok = close(by(source, kernel), wanted...); !ok)
-          return ::testing::AssertionFailure() << (kernel == Kernel::kWide ? "wide, " : "narrow, ") << name << ": "
-                                               << ok.message();
+          return ::testing::AssertionFailure()
+                 << (kernel == Kernel::kWide ? "wide, " : "narrow, ") << name << ": " << ok.message();
       return ::testing::AssertionSuccess();
     };
     if (const auto ok = over(contiguous(), "contiguous"); !ok) return ok;

@@ -13,13 +13,7 @@
 
 namespace longspan::testing::contract {
 
-/// Rows [rows.begin, rows.end) of a result with rows of `heads` heads of `dim`.
-inline Result rows_of(const Result& r, Interval rows, Index heads, Index dim) {
-  const auto cut = [&](const std::vector<float>& x, Index row) {
-    return std::vector<float>(x.begin() + rows.begin * row, x.begin() + rows.end * row);
-  };
-  return {cut(r.out, heads * dim), cut(r.lse, heads)};
-}
+/// Some query heads out of a result.
 inline Result heads_of(const Result& r, Index queries, Index heads, Interval chosen, Index dim) {
   Result cut;
   for (Index i = 0; i < queries; ++i)
@@ -66,8 +60,11 @@ void chunks(const Attend& attend, const cases::Tensors& t) {
   const Index before = s.keys - s.queries;
   for (const Index chunk : {1, 13, 64}) {
     const Index page_size = chunk == 13 ? 100 : 16;
-    PagedCache<float> cache({.pages = ceil_div(s.keys, page_size), .page_size = page_size, .kv_heads = s.kv_heads,
-                             .head_dim = s.head_dim, .value_dim = s.value_dim});
+    PagedCache<float> cache({.pages = ceil_div(s.keys, page_size),
+                             .page_size = page_size,
+                             .kv_heads = s.kv_heads,
+                             .head_dim = s.head_dim,
+                             .value_dim = s.value_dim});
     const SequenceId chat = cache.open();
     ASSERT_EQ(cache.append(chat, t.k().slice({0, before}), t.v().slice({0, before})), Appended::kDone);
     for (Index begin = 0; begin < s.queries; begin += chunk) {
@@ -107,8 +104,9 @@ void batches(const Attend& attend, Index keys, Index heads, Index kv_heads, Thre
     }
     Serial serial;
     for (const ExecutorRef executor : {ExecutorRef(serial), ExecutorRef(two), ExecutorRef(three)}) {
-      Result all = run(attend, t.q(), together,
-                       {.executor = executor, .cumulative_queries = cumulative_queries, .cumulative_keys = cumulative_keys});
+      Result all =
+          run(attend, t.q(), together,
+              {.executor = executor, .cumulative_queries = cumulative_queries, .cumulative_keys = cumulative_keys});
       Result paged{nans(std::ssize(all.out)), nans(std::ssize(all.lse))};
       attend(t.q(), std::span<const PagedView<float>>(views), view(paged.out, cumulative_queries.back(), heads, 20),
              {.lse = paged.lse, .executor = executor, .cumulative_queries = cumulative_queries});
@@ -125,7 +123,8 @@ void batches(const Attend& attend, Index keys, Index heads, Index kv_heads, Thre
   }
 }
 
-/// Query heads of a group together against some of them, or fewer rows, alone. (Only where scores don't depend on the head.)
+/// Query heads of a group together against some of them, or fewer rows, alone. (Only where scores don't depend on the
+/// head.)
 template <class Attend>
 void heads_alone(const Attend& attend, const cases::Tensors& t) {
   const cases::Shape& s = t.shape;
@@ -148,10 +147,10 @@ void hold(const std::string& policies, const Attend& attend, Index heads = 0) {
   ThreadPool two(2), three(3);
   const Index h = heads ? heads : 4;
   const cases::Shape shapes[] = {
-      {70, 70, h, h, 24, 20},       {130, 333, h, 1, 33, 17},  {5, 100, h, h, 16, 16},    {1, 65, h, 1, 24, 20},
-      {60, 2100, h, 1, 24, 20},     {3, 4200, h, h / 2, 24, 20},  // beyond one split, and two
-      {1, 8500, h, 1, 24, 40},                                    // decode with splits in parallel
-      {2, 36000, h, 1, 8, 8},                                     // … in more than one wave
+      {70, 70, h, h, 24, 20},  {130, 333, h, 1, 33, 17}, {5, 100, h, h, 16, 16},
+      {1, 65, h, 1, 24, 20},   {60, 2100, h, 1, 24, 20}, {3, 4200, h, h / 2, 24, 20},  // beyond one split, and two
+      {1, 8500, h, 1, 24, 40},                                                         // decode with splits in parallel
+      {2, 36000, h, 1, 8, 8},                                                          // … in more than one wave
   };
   for (const cases::Shape& shape : shapes) {
     SCOPED_TRACE(shape.name());

@@ -9,7 +9,8 @@
 namespace longspan::inline LONGSPAN_ISA {
 
 /// Which keys a query sees.
-///   allows(q, k)   the definition, on absolute positions: Index, or Position with one side in lanes; comparisons of those
+///   allows(q, k)   the definition, on absolute positions: Index, or Position with one side in lanes; comparisons of
+///   those
 ///                  combine by & | ! (a plain bool will do where neither matters)
 ///   some(Q, k)     the next run of keys at or after k that some query of Q may see (too wide is safe)
 ///   every(Q, k)    the next run that every query of Q sees (too narrow is safe)
@@ -22,12 +23,12 @@ concept Mask = std::copyable<M> && requires(const M& mask, Interval queries, Ind
   { mask.every(queries, k) } -> std::same_as<Interval>;
 };
 
-/// A change of the scaled score before the mask: f(score, query, key) or f(score, query, key, head); `query - key` is the
-/// distance in the score's own type. Called with doubles by the definition and with lanes by the kernels.
+/// A change of the scaled score before the mask: f(score, query, key) or f(score, query, key, head); `query - key` is
+/// the distance in the score's own type. Called with doubles by the definition and with lanes by the kernels.
 template <class F>
-concept ScoreFunction = std::copy_constructible<F> && !Mask<F> &&
-                        (std::invocable<const F&, double, ExactPosition, ExactPosition> ||
-                         std::invocable<const F&, double, ExactPosition, ExactPosition, Index>);
+concept ScoreFunction =
+    std::copy_constructible<F> && !Mask<F> && (std::invocable<const F&, double, ExactPosition, ExactPosition> ||
+                                               std::invocable<const F&, double, ExactPosition, ExactPosition, Index>);
 
 /// A run of neighbouring keys and their values in the place where they are stored. Element d of key j is
 /// key[j·key_stride + d·dim_stride]: rows (dim_stride 1) or a dimension-major page (key_stride 1).

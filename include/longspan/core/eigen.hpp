@@ -11,7 +11,7 @@ namespace longspan::inline LONGSPAN_ISA {
 /// A row-major matrix, map or block [tokens, heads·dim] as [tokens, heads, dim]; const where the matrix is. Throws
 /// std::invalid_argument when the columns are not a multiple of `heads`.
 template <class M, class Matrix = std::remove_cvref_t<M>>
-  requires std::is_base_of_v<Eigen::MatrixBase<Matrix>, Matrix>
+requires std::is_base_of_v<Eigen::MatrixBase<Matrix>, Matrix>
 auto view(M&& matrix, Index heads) {
   static_assert(Matrix::IsRowMajor, "tokens are rows: use a row-major matrix");
   static_assert(Matrix::InnerStrideAtCompileTime == 1, "the elements of a row must be neighbours");

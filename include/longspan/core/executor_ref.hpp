@@ -13,8 +13,7 @@ class ExecutorRef {
  public:
   ExecutorRef() = default;
   template <Executor E>
-    requires(!std::is_same_v<std::remove_const_t<E>, ExecutorRef>)
-  ExecutorRef(E& executor)
+  requires(!std::is_same_v<std::remove_const_t<E>, ExecutorRef>) ExecutorRef(E& executor)
       : executor_(const_cast<void*>(static_cast<const void*>(std::addressof(executor)))),
         workers_([](void* e) { return static_cast<Index>(static_cast<E*>(e)->workers()); }),
         for_each_([](void* e, Index n, Task f) { static_cast<E*>(e)->for_each(n, f); }) {}
@@ -33,8 +32,9 @@ class ExecutorRef {
   struct Task {
     template <class F>
     explicit Task(F& f)
-        : function(std::addressof(f)),
-          call([](const void* g, Index task, Index worker) { (*static_cast<F*>(const_cast<void*>(g)))(task, worker); }) {}
+        : function(std::addressof(f)), call([](const void* g, Index task, Index worker) {
+            (*static_cast<F*>(const_cast<void*>(g)))(task, worker);
+          }) {}
     void operator()(Index task, Index worker) const { call(function, task, worker); }
 
     const void* function;

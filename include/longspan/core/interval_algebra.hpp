@@ -1,7 +1,7 @@
 #pragma once
-// Set algebra on runs. A "run source" is a function `next(k)`: the first run of positions at or after k that belong to a
-// set, or kNoRun; runs ascend, are disjoint and start at or after k. Union, intersection and complement of such sources
-// are run sources again, which is all that the algebra of masks needs.
+// Set algebra on runs. A "run source" is a function `next(k)`: the first run of positions at or after k that belong to
+// a set, or kNoRun; runs ascend, are disjoint and start at or after k. Union, intersection and complement of such
+// sources are run sources again, which is all that the algebra of masks needs.
 
 #include <longspan/core/index.hpp>
 

@@ -14,8 +14,8 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// `count` zeros, cache-line-aligned; from 2 MiB on in huge pages where the system grants them (a stream of small ones spends
-/// a tenth of its time on address translation). Throws std::bad_alloc.
+/// `count` zeros, cache-line-aligned; from 2 MiB on in huge pages where the system grants them (a stream of small ones
+/// spends a tenth of its time on address translation). Throws std::bad_alloc.
 template <class T>
 class LargeArray {
  public:
@@ -24,7 +24,8 @@ class LargeArray {
     const std::align_val_t alignment{bytes >= kHuge ? kHuge : kLine};
     memory_ = {static_cast<T*>(::operator new(bytes, alignment)), Free{alignment}};
 #if defined(__linux__)
-    if (bytes >= kHuge) ::madvise(memory_.get(), bytes / kHuge * kHuge, MADV_HUGEPAGE);  // advice: a refusal costs speed only
+    if (bytes >= kHuge)
+      ::madvise(memory_.get(), bytes / kHuge * kHuge, MADV_HUGEPAGE);  // advice: a refusal costs speed only
 #endif
     std::uninitialized_fill_n(memory_.get(), size_, T{});
   }

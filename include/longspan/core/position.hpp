@@ -7,17 +7,13 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// An answer about one pair or about lanes of pairs, so that a mask can combine the two: of `k < 4` and `k <= q` with one key
-/// and lanes of queries, the first is one answer and the second many.
+/// An answer about one pair or about lanes of pairs, so that a mask can combine the two: of `k < 4` and `k <= q` with
+/// one key and lanes of queries, the first is one answer and the second many.
 template <class T>
 struct Truth {
   T value;
 
-  explicit operator bool() const
-    requires std::is_same_v<T, bool>
-  {
-    return value;
-  }
+  explicit operator bool() const requires std::is_same_v<T, bool> { return value; }
   friend LONGSPAN_INLINE Truth operator!(const Truth& a) { return {static_cast<T>(!a.value)}; }
   template <class U>
   friend LONGSPAN_INLINE auto operator&(const Truth& a, const Truth<U>& b) {

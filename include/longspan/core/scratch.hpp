@@ -34,8 +34,8 @@ class Scratch {
   Index size_ = 0;
 };
 
-/// The calling thread's kept T, for as long as this lives. A second lease on the same thread at the same time (an executor
-/// that runs other work while it waits) gets a T of its own.
+/// The calling thread's kept T, for as long as this lives. A second lease on the same thread at the same time (an
+/// executor that runs other work while it waits) gets a T of its own.
 template <class T, class Purpose>
 class Leased {
  public:

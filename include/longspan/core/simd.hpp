@@ -5,7 +5,8 @@
 #include <limits>
 #include <utility>
 
-// g++ 12 takes the undefined operand inside many AVX-512 intrinsics for a read of an uninitialised variable (GCC bug 105593).
+// g++ 12 takes the undefined operand inside many AVX-512 intrinsics for a read of an uninitialised variable (GCC bug
+// 105593).
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -24,8 +25,8 @@ using Lanes = xsimd::batch<float>;
 inline constexpr int kLanes = static_cast<int>(Lanes::size);
 inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-/// a·b + c: in one rounding where the machine has the instruction, and the same in lanes and in scalars everywhere. xsimd 8.1
-/// has no fused form for AVX-512 and leaves it to the compiler's contraction.
+/// a·b + c: in one rounding where the machine has the instruction, and the same in lanes and in scalars everywhere.
+/// xsimd 8.1 has no fused form for AVX-512 and leaves it to the compiler's contraction.
 LONGSPAN_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
 #if defined(__AVX512F__)
   return Lanes(_mm512_fmadd_ps(a, b, c));
@@ -61,12 +62,14 @@ LONGSPAN_INLINE Lanes iota() {
   return Lanes::load_aligned(x);
 }
 
-/// One value out of kLanes: `op` of lanes j and j + half, for halves kLanes/2, …, 2, 1. The order is part of the contract.
+/// One value out of kLanes: `op` of lanes j and j + half, for halves kLanes/2, …, 2, 1. The order is part of the
+/// contract.
 template <class Op>
 LONGSPAN_INLINE float fold(const Lanes& x, Op&& op) {
 #if defined(__AVX512F__)
   const __m256 upper = _mm512_castps512_ps256(_mm512_shuffle_f32x4(x, x, 0xee));
-  const __m256 half = op(xsimd::batch<float, xsimd::avx2>(_mm512_castps512_ps256(x)), xsimd::batch<float, xsimd::avx2>(upper));
+  const __m256 half =
+      op(xsimd::batch<float, xsimd::avx2>(_mm512_castps512_ps256(x)), xsimd::batch<float, xsimd::avx2>(upper));
 #elif defined(__AVX__)
   const __m256 half = x;
 #endif
@@ -111,7 +114,8 @@ template <int N, class F>
 LONGSPAN_INLINE void unroll(F&& f) {
   [&]<std::size_t... I>(std::index_sequence<I...>) LONGSPAN_LAMBDA {
     (f(std::integral_constant<int, static_cast<int>(I)>{}), ...);
-  }(std::make_index_sequence<static_cast<std::size_t>(N)>{});
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(N)>{});
 }
 
 }  // namespace longspan::inline LONGSPAN_ISA

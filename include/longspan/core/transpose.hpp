@@ -40,8 +40,8 @@ LONGSPAN_INLINE void exchange_groups(Groups*) {}
 
 }  // namespace detail
 
-/// kLanes rows of kLanes floats, as columns. Rows are loaded once, whole: they are often a page apart and would evict each
-/// other.
+/// kLanes rows of kLanes floats, as columns. Rows are loaded once, whole: they are often a page apart and would evict
+/// each other.
 struct TransposedTile {
   detail::Groups column[kLanes];
 

@@ -29,9 +29,7 @@ struct TensorView {
   Shape shape() const { return {tokens, heads, dim}; }
   /// The tokens [t.begin, t.end).
   TensorView slice(Interval t) const { return {row(t.begin, 0), t.size(), heads, dim, token_stride, head_stride}; }
-  operator TensorView<const T>() const
-    requires(!std::is_const_v<T>)
-  {
+  operator TensorView<const T>() const requires(!std::is_const_v<T>) {
     return {data, tokens, heads, dim, token_stride, head_stride};
   }
 };

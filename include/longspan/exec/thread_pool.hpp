@@ -14,9 +14,10 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// `threads` workers, of which the caller of for_each is the first. Tasks are handed out one at a time, in ascending order,
-/// so put the long ones first. A call allocates nothing; waiting workers spin for some microseconds, yielding, then sleep.
-/// Calls from several threads take turns. A call from inside one of its own tasks runs serially on that worker.
+/// `threads` workers, of which the caller of for_each is the first. Tasks are handed out one at a time, in ascending
+/// order, so put the long ones first. A call allocates nothing; waiting workers spin for some microseconds, yielding, then
+/// sleep. A call while another is under way (from another thread, or from inside a task, by whatever detour) runs on its
+/// caller's thread alone: it never waits for the other.
 class ThreadPool {
  public:
   /// Throws std::invalid_argument unless threads >= 1, std::system_error when a thread cannot be had.
@@ -41,12 +42,13 @@ class ThreadPool {
   template <class F>
   void for_each(Index n, F&& f) {
     if (n <= 0) return;
-    if (inside_ == this || threads_.empty() || n == 1) {
+    if (threads_.empty() || n == 1 || taken_.exchange(true, std::memory_order_acquire)) {
       for (Index task = 0; task < n; ++task) f(task, Index{0});
       return;
     }
-    const std::lock_guard turn(turn_);
-    call_ = [](void* context, Index task, Index worker) { (*static_cast<std::remove_reference_t<F>*>(context))(task, worker); };
+    call_ = [](void* context, Index task, Index worker) {
+      (*static_cast<std::remove_reference_t<F>*>(context))(task, worker);
+    };
     context_ = const_cast<void*>(static_cast<const void*>(&f));
     tasks_ = n;
     next_.store(0, std::memory_order_relaxed);
@@ -55,7 +57,9 @@ class ThreadPool {
     round_.notify_all();
     work(0);
     wait_until([&] { return busy_.load(std::memory_order_acquire) == 0; }, busy_);
-    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+    const std::exception_ptr error = std::exchange(error_, nullptr);
+    taken_.store(false, std::memory_order_release);
+    if (error) std::rethrow_exception(error);
   }
 
  private:
@@ -88,7 +92,6 @@ class ThreadPool {
   }
 
   void work(Index worker) {
-    const ThreadPool* outer = std::exchange(inside_, this);
     try {
       for (Index task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) call_(context_, task, worker);
     } catch (...) {
@@ -96,7 +99,6 @@ class ThreadPool {
       const std::lock_guard first(error_mutex_);
       if (!error_) error_ = std::current_exception();
     }
-    inside_ = outer;
   }
 
   void stop() {
@@ -106,15 +108,14 @@ class ThreadPool {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  static inline thread_local const ThreadPool* inside_ = nullptr;  ///< the pool whose task this thread is running
-
   std::vector<std::thread> threads_;
-  std::mutex turn_, error_mutex_;
+  std::mutex error_mutex_;
   std::exception_ptr error_;
   void (*call_)(void*, Index, Index) = nullptr;
   void* context_ = nullptr;
   Index tasks_ = 0;
   bool stopping_ = false;
+  std::atomic<bool> taken_{false};  ///< a call is under way
   alignas(64) std::atomic<std::uint64_t> round_{0};  ///< goes up with every call; what waiting workers watch
   alignas(64) std::atomic<Index> next_{0};
   alignas(64) std::atomic<Index> busy_{0};

@@ -1,6 +1,6 @@
 #pragma once
-// The fast engine: exact attention in tiles with a running softmax (FlashAttention, arXiv 2205.14135), cut into tasks for an
-// executor. Memory: a few tiles per worker, whatever the number of queries and keys.
+// The fast engine: exact attention in tiles with a running softmax (FlashAttention, arXiv 2205.14135), cut into tasks
+// for an executor. Memory: a few tiles per worker, whatever the number of queries and keys.
 
 #include <algorithm>
 #include <vector>

@@ -11,12 +11,12 @@ struct IsaTiles {
   int wide_vectors;    ///< vectors of queries
   int narrow_queries;  ///< narrow kernel: queries × narrow_vectors accumulators
   int narrow_vectors;  ///< vectors of keys (or value dims)
-  int row_queries;     ///< … from token-major keys: accumulators, beside a tile of kLanes vectors and what transposes it
+  int row_queries;  ///< … from token-major keys: accumulators, beside a tile of kLanes vectors and what transposes it
 };
 
 #if defined(__AVX512F__)  // 32 registers
 inline constexpr IsaTiles kIsa{"avx512", 8, 3, 6, 4, 8};
-#elif defined(__aarch64__)  // 32 registers
+#elif defined(__aarch64__)                   // 32 registers
 inline constexpr IsaTiles kIsa{"neon64", 8, 3, 6, 4, 8};
 #elif defined(__AVX2__) && defined(__FMA__)  // 16 registers: an 8×3 tile spills
 inline constexpr IsaTiles kIsa{"avx2", 4, 3, 6, 2, 4};

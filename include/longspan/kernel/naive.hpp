@@ -4,7 +4,8 @@
 //   s_j = scores(scale · q·k_j)        for the keys j that the mask allows
 //   out = Σ_j exp(s_j − LSE) v_j       with LSE = log Σ_j exp(s_j)
 //
-// Cost: O(queries · keys · (head_dim + value_dim)) and one double per key. It exists to be read and to be compared with.
+// Cost: O(queries · keys · (head_dim + value_dim)) and one double per key. It exists to be read and to be compared
+// with.
 
 #include <limits>
 #include <vector>
@@ -37,8 +38,8 @@ void naive_row(const P& problem, Index row, Index head) {
     for (Index d = 0; d < source.head_dim(); ++d)
       dot += static_cast<double>(q[d]) * static_cast<double>(run.key[i * run.key_stride + d * run.dim_stride]);
     double& s = score[static_cast<std::size_t>(j)];
-    s = problem.scores(static_cast<double>(problem.scale) * dot, ExactPosition{query}, ExactPosition{problem.first_key + j},
-                       head);
+    s = problem.scores(static_cast<double>(problem.scale) * dot, ExactPosition{query},
+                       ExactPosition{problem.first_key + j}, head);
     if (!(s <= max)) max = s;
   });
   const bool unseen = max == -std::numeric_limits<double>::infinity();
@@ -70,7 +71,8 @@ struct Naive {
       const auto problem = batch[sequence];
       count_problem(plan, problem);
       plan.tasks += problem.q.tokens * problem.q.heads;
-      plan.scratch_bytes = std::max<Index>(plan.scratch_bytes, (problem.source.keys() + problem.source.value_dim()) * 8);
+      plan.scratch_bytes =
+          std::max<Index>(plan.scratch_bytes, (problem.source.keys() + problem.source.value_dim()) * 8);
     }
     return plan;
   }

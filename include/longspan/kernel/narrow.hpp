@@ -1,11 +1,11 @@
 #pragma once
 // The narrow kernel (decode and a few query rows): keys are lanes, and all query heads of a group share every key.
 //
-// Cost model: each key and value is read once for all rows and heads of the group, so the bound is memory: per block of 64
-// keys 64·(head_dim + value_dim) elements, against 64/lanes·queries·(head_dim + value_dim) fused multiply-adds. Keys in
-// dimension-major pages are loaded as they lie; key rows are transposed into 64·head_dim floats of scratch first (about one
-// instruction an element). While keys are scored the block's values are fetched, and while values are summed, the next
-// block's keys.
+// Cost model: each key and value is read once for all rows and heads of the group, so the bound is memory: per block of
+// 64 keys 64·(head_dim + value_dim) elements, against 64/lanes·queries·(head_dim + value_dim) fused multiply-adds. Keys
+// in dimension-major pages are loaded as they lie; key rows are transposed into 64·head_dim floats of scratch first
+// (about one instruction an element). While keys are scored the block's values are fetched, and while values are
+// summed, the next block's keys.
 //
 // The order of operations is that of wide.hpp: the bits of a row are the same from either kernel.
 
@@ -18,9 +18,10 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// The "queries" of a task: KV head by KV head, row by row, the heads that share the KV head. Memory is read in its own order:
-/// where the rows of all KV heads are neighbours ([tokens, heads, dim]), a few keys of all heads at a time (a head at a time
-/// would read pieces of a row, and reaches three quarters of the bandwidth); elsewhere a block of one head at a time.
+/// The "queries" of a task: KV head by KV head, row by row, the heads that share the KV head. Memory is read in its own
+/// order: where the rows of all KV heads are neighbours ([tokens, heads, dim]), a few keys of all heads at a time (a
+/// head at a time would read pieces of a row, and reaches three quarters of the bandwidth); elsewhere a block of one
+/// head at a time.
 template <class P>
 class NarrowKernel {
  public:
@@ -63,8 +64,9 @@ class NarrowKernel {
     if (p_.source.keys() == 0) return;
     const auto one = p_.source.run(task_.kv_heads.begin, 0), last = p_.source.run(task_.kv_heads.end - 1, 0);
     rows_of_keys_ = one.dim_stride == 1;
-    const Index apart = last.key - one.key;
-    interleaved_ = rows_of_keys_ && apart > 0 && apart < one.key_stride;
+    const auto neighbours = [](Index apart, Index stride) { return apart > 0 && apart < stride; };
+    interleaved_ = rows_of_keys_ && neighbours(last.key - one.key, one.key_stride) &&
+                   neighbours(last.value - one.value, one.value_stride);
   }
 
   /// All splits, ascending, into the sink.
@@ -147,8 +149,8 @@ class NarrowKernel {
     });
   }
 
-  /// The keys of a tile for some KV heads, in memory's order: regions of keys, then regions of values; while one is computed
-  /// with, the next is asked for.
+  /// The keys of a tile for some KV heads, in memory's order: regions of keys, then regions of values; while one is
+  /// computed with, the next is asked for.
   template <bool Careful>
   void add_tile(const Tile& tile, Interval heads, float* state) {
     const Index step = interleaved_ ? kLanes : kBlock;
@@ -172,7 +174,8 @@ class NarrowKernel {
     });
     for_each_head([&]() LONGSPAN_LAMBDA { softmax(tile, state); });
     regions([&](Interval keys) LONGSPAN_LAMBDA {
-      Ahead next = keys.end < tile.keys.end ? values_at({keys.end, keys.end + step}, heads) : keys_after(tile, heads, step);
+      Ahead next =
+          keys.end < tile.keys.end ? values_at({keys.end, keys.end + step}, heads) : keys_after(tile, heads, step);
       next = next.over(heads.size() * tiles * keys.size() * ceil_div(value_dim_, columns));
       for_each_head([&]() LONGSPAN_LAMBDA {
         add_values<Careful>(tile, keys, keys.begin == tile.keys.begin, values(state), next);
@@ -187,8 +190,9 @@ class NarrowKernel {
     return tiles * head_dim_ * ceil_div(vectors, kCopied);
   }
 
-  /// Scores of the keys of a region, by vectors of keys: as they lie where that is dimension-major; transposed in registers
-  /// where they are rows and queries are few; else copied, a few vectors at a time, which stay in the first-level cache.
+  /// Scores of the keys of a region, by vectors of keys: as they lie where that is dimension-major; transposed in
+  /// registers where they are rows and queries are few; else copied, a few vectors at a time, which stay in the
+  /// first-level cache.
   void scores(const Tile& tile, Interval keys, Ahead& ahead) {
     const Index first = (keys.begin - tile.block) / kLanes, last = ceil_div(keys.end - tile.block, kLanes);
     if (keys == tile.keys && find_keys(tile)) {
@@ -221,8 +225,8 @@ class NarrowKernel {
       const auto run = p_.source.run(kv_head_, i);
       if (run.dim_stride == 1 && run.readable >= kLanes)
         return for_each_query<kIsa.row_queries>([&](auto n, Index q) LONGSPAN_LAMBDA {
-          narrow_scores_of_rows<decltype(n)::value>(run.key, run.key_stride, head_dim_, query_ + q * head_dim_, head_dim_,
-                                                    weight_ + q * kBlock + v * kLanes, kBlock, ahead);
+          narrow_scores_of_rows<decltype(n)::value>(run.key, run.key_stride, head_dim_, query_ + q * head_dim_,
+                                                    head_dim_, weight_ + q * kBlock + v * kLanes, kBlock, ahead);
         });
     }
     copy_keys<1>(tile, v);
@@ -240,8 +244,8 @@ class NarrowKernel {
     }
   }
 
-  /// Sets key_at_ and dim_stride_, where each vector of the block's keys is, dimension-major, if the source has them so. The
-  /// keys of a vector that nobody asked for may be anything.
+  /// Sets key_at_ and dim_stride_, where each vector of the block's keys is, dimension-major, if the source has them
+  /// so. The keys of a vector that nobody asked for may be anything.
   bool find_keys(const Tile& tile) {
     const Index first = (tile.keys.begin - tile.block) / kLanes, last = ceil_div(tile.keys.end - tile.block, kLanes);
     for (Index v = first; v < last; ++v) {
@@ -262,14 +266,16 @@ class NarrowKernel {
   void copy_keys(const Tile& tile, Index v) {
     constexpr Index kStride = Vectors * kLanes;
     const Index first = tile.block + v * kLanes;
-    for_each_piece(intersect(tile.keys, {first, first + kStride}), [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
-      float* to = key_ + (key - first);
-      if (run.dim_stride == 1)
-        transpose(run.key, run.key_stride, size, head_dim_, 1.f, to, kStride);
-      else
-        for (Index d = 0; d < head_dim_; ++d)
-          for (Index j = 0; j < size; ++j) to[d * kStride + j] = run.key[j * run.key_stride + d * run.dim_stride];
-    });
+    for_each_piece(intersect(tile.keys, {first, first + kStride}),
+                   [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
+                     float* to = key_ + (key - first);
+                     if (run.dim_stride == 1)
+                       transpose(run.key, run.key_stride, size, head_dim_, 1.f, to, kStride);
+                     else
+                       for (Index d = 0; d < head_dim_; ++d)
+                         for (Index j = 0; j < size; ++j)
+                           to[d * kStride + j] = run.key[j * run.key_stride + d * run.dim_stride];
+                   });
     for (Index i = 0; i < Vectors; ++i) key_at_[v + i] = key_ + i * kLanes;
     dim_stride_ = kStride;
   }
@@ -277,7 +283,8 @@ class NarrowKernel {
   /// Score functions, mask, weights, and each query's running maximum and sum.
   void softmax(const Tile& tile, float* state) {
     const Lanes lane = iota();
-    const Lanes from(static_cast<float>(tile.keys.begin - tile.block)), to(static_cast<float>(tile.keys.end - tile.block));
+    const Lanes from(static_cast<float>(tile.keys.begin - tile.block)),
+        to(static_cast<float>(tile.keys.end - tile.block));
     const bool whole = tile.keys.size() == kBlock;
     for (Index i = first_; i < first_ + group_queries_; ++i) {
       float& max = maxima(state)[i];
@@ -286,7 +293,8 @@ class NarrowKernel {
       Lanes x[kVectors], largest(max);
       unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA {
         const Lanes key = lane + Lanes(static_cast<float>(v * kLanes));
-        x[v] = finish_scores(p_, load(weight + v * kLanes), query, Position<Lanes>{tile.block, key}, head(i), tile.full);
+        x[v] =
+            finish_scores(p_, load(weight + v * kLanes), query, Position<Lanes>{tile.block, key}, head(i), tile.full);
         if (!whole) x[v] = xsimd::select((key >= from) & (key < to), x[v], Lanes(kMinusInfinity));
         largest = xsimd::max(largest, x[v]);
       });
@@ -334,7 +342,8 @@ class NarrowKernel {
         columns(std::integral_constant<int, 1>{}, run.value + d, run.value_stride, d);
       if (d < value_dim_) {  // the last columns, padded, so that no load leaves a row
         std::fill_n(tail_, size * kLanes, 0.f);
-        for (Index j = 0; j < size; ++j) std::copy_n(run.value + j * run.value_stride + d, value_dim_ - d, tail_ + j * kLanes);
+        for (Index j = 0; j < size; ++j)
+          std::copy_n(run.value + j * run.value_stride + d, value_dim_ - d, tail_ + j * kLanes);
         columns(std::integral_constant<int, 1>{}, tail_, kLanes, d);
       }
       rescale = nullptr;
@@ -361,7 +370,8 @@ class NarrowKernel {
   }
   /// The keys that most masks see next: of the next heads, or of the first in the next block.
   Ahead keys_after(const Tile& tile, Interval heads, Index step) const {
-    if (heads.end < task_.kv_heads.end) return keys_at({tile.keys.begin, tile.keys.begin + step}, {heads.end, heads.end + 1});
+    if (heads.end < task_.kv_heads.end)
+      return keys_at({tile.keys.begin, tile.keys.begin + step}, {heads.end, heads.end + 1});
     const Index next = tile.block + kBlock;
     if (next >= p_.keys().end) return {};
     return keys_at({next, next + step}, {task_.kv_heads.begin, task_.kv_heads.begin + heads.size()});

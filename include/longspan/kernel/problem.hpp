@@ -111,8 +111,7 @@ template <class P, class Query, class Key>
 LONGSPAN_INLINE Lanes finish_scores(const P& problem, Lanes score, const Query& query, const Key& key, Index head,
                                     bool full) {
   // fma: a plain product may be contracted with what the caller does next, in one kernel and not in the other
-  if constexpr (!P::Scores::kEmpty)
-    score = fma(problem.scores(score, query, key, head), Lanes(P::kLog2e), Lanes(0.f));
+  if constexpr (!P::Scores::kEmpty) score = fma(problem.scores(score, query, key, head), Lanes(P::kLog2e), Lanes(0.f));
   if (!full) {
     const xsimd::batch_bool<float> seen(truth(problem.mask.allows(query, key)).value);
     score = xsimd::select(seen, score, Lanes(kMinusInfinity));

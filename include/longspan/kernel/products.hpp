@@ -1,10 +1,10 @@
 #pragma once
-// The four inner loops, free of policies: scores and values, with queries in lanes (wide) and with keys or value dims in
-// lanes (narrow). Each is a register tile of accumulators (kernel/isa.hpp) that lives through one loop; a tile is a
+// The four inner loops, free of policies: scores and values, with queries in lanes (wide) and with keys or value dims
+// in lanes (narrow). Each is a register tile of accumulators (kernel/isa.hpp) that lives through one loop; a tile is a
 // function of its own, so that the compiler gives it all registers and instantiates it once for all policies.
 //
-// Each chain is one fused multiply-add per element in ascending order (the numeric contract): a tile's shape never shows
-// in the bits.
+// Each chain is one fused multiply-add per element in ascending order (the numeric contract): a tile's shape never
+// shows in the bits.
 
 #include <longspan/core/transpose.hpp>
 #include <longspan/kernel/ahead.hpp>
@@ -19,8 +19,8 @@ struct KeyRows {
   Index key_stride, dim_stride;
 };
 
-/// weight[k][queries] = Σ_d key[k][d] · query[d][queries], for Keys keys and Vectors vectors of queries in aligned rows of
-/// Vectors·kLanes.
+/// weight[k][queries] = Σ_d key[k][d] · query[d][queries], for Keys keys and Vectors vectors of queries in aligned rows
+/// of Vectors·kLanes.
 template <int Keys, int Vectors, class Element>
 [[gnu::noinline]] void wide_scores(KeyRows<Element> key, Index dim, const float* query, float* weight, Ahead& ahead) {
   Ahead next = ahead;  // a copy stays in registers
@@ -49,12 +49,13 @@ enum class Start { kZero, kRescale, kKeep };
 /// out[d][queries] = start(out) + Σ_j value[j][d] · weight[j][queries], for Dims value dims. `rescale` is a factor per
 /// query. Careful: a weight of 0 adds nothing even to a value that is not finite.
 template <int Dims, int Vectors, bool Careful, class Element>
-[[gnu::noinline]] void wide_values(const Element* value, Index value_stride, Index keys, const float* weight, float* out,
-                                   Start start, const float* rescale, Ahead& ahead) {
+[[gnu::noinline]] void wide_values(const Element* value, Index value_stride, Index keys, const float* weight,
+                                   float* out, Start start, const float* rescale, Ahead& ahead) {
   Ahead next = ahead;
   Lanes a[Dims][Vectors];
   if (start == Start::kZero)
-    unroll<Dims>([&](auto k) LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
+    unroll<Dims>([&](auto k)
+                     LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
   else
     unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
       unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes::load_aligned(out + (k * Vectors + i) * kLanes); });
@@ -93,7 +94,8 @@ template <int Queries, int Vectors, class Element>
                                      Index query_stride, float* weight, Index weight_stride, Ahead& ahead) {
   Ahead next = ahead;  // a copy stays in registers
   Lanes a[Queries][Vectors];
-  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Lanes(0.f); }); });
+  unroll<Queries>([&](auto q)
+                      LONGSPAN_LAMBDA { unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Lanes(0.f); }); });
   const Element* at[Vectors];
   unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { at[j] = key[j]; });
   for (Index d = 0, offset = 0; d < dim; ++d, offset += dim_stride) {
@@ -111,8 +113,8 @@ template <int Queries, int Vectors, class Element>
   ahead = next;
 }
 
-/// The same for kLanes keys in rows, key_stride apart: transposed in registers a tile at a time, which is bound by the chain
-/// of fused multiply-adds for up to kIsa.row_queries queries.
+/// The same for kLanes keys in rows, key_stride apart: transposed in registers a tile at a time, which is bound by the
+/// chain of fused multiply-adds for up to kIsa.row_queries queries.
 template <int Queries>
 [[gnu::noinline]] void narrow_scores_of_rows(const float* key, Index key_stride, Index dim, const float* query,
                                              Index query_stride, float* weight, Index weight_stride, Ahead& ahead) {
@@ -123,7 +125,8 @@ template <int Queries>
   for (; d + kLanes <= dim; d += kLanes) {
     const TransposedTile tile(key + d, key_stride);
     unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA {
-      unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = fma(Lanes(query[q * query_stride + d + i]), tile[i], a[q]); });
+      unroll<Queries>([&](auto q)
+                          LONGSPAN_LAMBDA { a[q] = fma(Lanes(query[q * query_stride + d + i]), tile[i], a[q]); });
       next.step();
     });
   }
@@ -137,8 +140,8 @@ template <int Queries>
   ahead = next;
 }
 
-/// out[q][dims] = rescale[q] · out[q][dims] + Σ_j weight[q][j] · value[j][dims], for Queries queries and Vectors vectors of
-/// value dims; without `rescale` the factor is 1. Careful: as for wide_values.
+/// out[q][dims] = rescale[q] · out[q][dims] + Σ_j weight[q][j] · value[j][dims], for Queries queries and Vectors
+/// vectors of value dims; without `rescale` the factor is 1. Careful: as for wide_values.
 template <int Queries, int Vectors, bool Careful, class Element>
 [[gnu::noinline]] void narrow_values(const Element* value, Index value_stride, Index keys, const float* weight,
                                      Index weight_stride, float* out, Index out_stride, const float* rescale,

@@ -1,13 +1,13 @@
 #pragma once
 // How a call is cut into tasks: the one description that the flash engine runs and that plan() counts.
 
-#include <longspan/kernel/problem.hpp>
 #include <longspan/kernel/isa.hpp>
+#include <longspan/kernel/problem.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// A part of one sequence's work. Wide: rows of one query head. Narrow: rows of the heads [heads.begin, heads.end) of each
-/// group, for all the KV heads.
+/// A part of one sequence's work. Wide: rows of one query head. Narrow: rows of the heads [heads.begin, heads.end) of
+/// each group, for all the KV heads.
 struct TaskRange {
   Interval rows;
   Interval kv_heads;
@@ -20,13 +20,16 @@ struct TaskRange {
 class Schedule {
  public:
   Schedule(Kernel wanted, Shape q, Index keys, Index kv_heads, Index workers)
-      : kernel(wanted != Kernel::kAutomatic ? wanted : choose(q.tokens)), rows_(q.tokens), kv_heads_(kv_heads),
+      : kernel(wanted != Kernel::kAutomatic ? wanted : choose(q.tokens)),
+        rows_(q.tokens),
+        kv_heads_(kv_heads),
         group_(q.heads / kv_heads) {
     if (kernel == Kernel::kWide) {
       task_rows_ = kTileVectors * kLanes;
       return;
     }
-    // Keys of all heads are neighbours in memory: a task takes all it can, unless other workers would have nothing to do.
+    // Keys of all heads are neighbours in memory: a task takes all it can, unless other workers would have nothing to
+    // do.
     const bool splits_suffice = workers == 1 || keys >= kEnoughTasks * workers * kSplit;
     const auto room = [](Index taken) { return std::max<Index>(1, kQueries / taken); };
     task_heads_ = std::min(group_, kQueries);

@@ -1,6 +1,7 @@
 #pragma once
-// The state of a softmax row, (max, sum, values), and its merge: split-KV, shared prefixes, ring attention and out-of-core
-// decode are all this one operation (Rabe & Staats, arXiv 2112.05682; FlashAttention's rescaling, arXiv 2205.14135).
+// The state of a softmax row, (max, sum, values), and its merge: split-KV, shared prefixes, ring attention and
+// out-of-core decode are all this one operation (Rabe & Staats, arXiv 2112.05682; FlashAttention's rescaling, arXiv
+// 2205.14135).
 
 #include <vector>
 
@@ -17,9 +18,7 @@ struct Merged {
 
   /// Identity: (-inf, 0, zeros) on either side leaves the other exactly as it is.
   LONGSPAN_INLINE Merged(const T& max_a, const T& sum_a, const T& max_b, const T& sum_b)
-      : max(larger(max_a, max_b)),
-        of_a(exp2(max_a - finite(max))),
-        of_b(exp2(max_b - finite(max))) {
+      : max(larger(max_a, max_b)), of_a(exp2(max_a - finite(max))), of_b(exp2(max_b - finite(max))) {
     sum = fma(sum_b, of_b, sum_a * of_a);
   }
 
@@ -41,7 +40,8 @@ struct Merged {
 };
 
 /// a ← merge(a, b) over one row of values. O(value_dim).
-inline void merge_row(float& max, float& sum, float* values, float max_b, float sum_b, const float* values_b, Index dim) {
+inline void merge_row(float& max, float& sum, float* values, float max_b, float sum_b, const float* values_b,
+                      Index dim) {
   const Merged<float> m(max, sum, max_b, sum_b);
   Index d = 0;
   for (; d + kLanes <= dim; d += kLanes)
@@ -80,7 +80,8 @@ struct Partial {
       max[at] = static_cast<float>(exact);
       sum[at] = static_cast<float>(std::exp2(exact - static_cast<double>(max[at])));
       const float* row = out.row(i / heads, i % heads);
-      for (Index d = 0; d < value_dim; ++d) values[at * static_cast<std::size_t>(value_dim) + static_cast<std::size_t>(d)] = row[d] * sum[at];
+      for (Index d = 0; d < value_dim; ++d)
+        values[at * static_cast<std::size_t>(value_dim) + static_cast<std::size_t>(d)] = row[d] * sum[at];
     }
   }
 
@@ -102,8 +103,7 @@ struct Partial {
       const float* from = values.data() + i * value_dim;
       float* to = out.row(i / heads, i % heads);
       for (Index d = 0; d < value_dim; ++d) to[d] = fma(from[d], factor, 0.f);
-      if (!lse.empty())
-        lse[at] = RowSink::log_sum_exp(static_cast<double>(max[at]), static_cast<double>(sum[at]));
+      if (!lse.empty()) lse[at] = RowSink::log_sum_exp(static_cast<double>(max[at]), static_cast<double>(sum[at]));
     }
   }
 };

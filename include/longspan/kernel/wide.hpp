@@ -1,15 +1,15 @@
 #pragma once
 // The wide kernel (prefill): queries are lanes.
 //
-// Cost model, per block of 64 keys and 3 vectors of queries: 64·3·(head_dim + value_dim) fused multiply-adds, each fed by
-// a third of a broadcast load and an eighth of a vector load, against 64·3 exponentials of about 12 operations: for
+// Cost model, per block of 64 keys and 3 vectors of queries: 64·3·(head_dim + value_dim) fused multiply-adds, each fed
+// by a third of a broadcast load and an eighth of a vector load, against 64·3 exponentials of about 12 operations: for
 // head_dim 128 the exponentials are 6% of the work and everything else is FMA at the peak. Queries and output are
 // transposed, [dim][queries], so that keys and values are read in place as scalars, every running statistic is a
 // vector, and there is no horizontal operation anywhere.
 //
-// Order of operations (the numeric contract, shared with narrow.hpp): a score is one FMA chain over d ascending; a value is
-// one FMA chain over keys ascending; a block's sum adds the weights of keys j, j+16, j+32, j+48, then folds the halves of
-// those 16. A tile that is skipped and a tile whose keys are all masked leave the same bits.
+// Order of operations (the numeric contract, shared with narrow.hpp): a score is one FMA chain over d ascending; a
+// value is one FMA chain over keys ascending; a block's sum adds the weights of keys j, j+16, j+32, j+48, then folds
+// the halves of those 16. A tile that is skipped and a tile whose keys are all masked leave the same bits.
 
 #include <longspan/core/scratch.hpp>
 #include <longspan/core/transpose.hpp>
@@ -166,8 +166,7 @@ class WideKernel {
       Lanes max = max_[i];
       for (Index j = from; j < to; ++j) max = xsimd::max(max, Lanes::load_aligned(w + j * kRows));
       const Lanes shift = Merged<Lanes>::finite(max);
-      for (Index j = from; j < to; ++j)
-        exp2(Lanes::load_aligned(w + j * kRows) - shift).store_aligned(w + j * kRows);
+      for (Index j = from; j < to; ++j) exp2(Lanes::load_aligned(w + j * kRows) - shift).store_aligned(w + j * kRows);
       const Lanes rescale = exp2(max_[i] - shift);
       Lanes fold[16];
       unroll<16>([&](auto j) LONGSPAN_LAMBDA {

@@ -24,7 +24,7 @@ class Contiguous {
   /// The keys [keys.begin, keys.end) alone.
   Contiguous slice(Interval keys) const { return {keys_.slice(keys), values_.slice(keys)}; }
   KeyValueRun<float> run(Index kv_head, Index i) const {
-    return {keys_.tokens - i,     keys_.tokens - i, keys_.row(i, kv_head), keys_.token_stride, 1,
+    return {keys_.tokens - i,        keys_.tokens - i,    keys_.row(i, kv_head), keys_.token_stride, 1,
             values_.row(i, kv_head), values_.token_stride};
   }
 

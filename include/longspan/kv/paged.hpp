@@ -1,9 +1,10 @@
 #pragma once
-// A key/value cache in pages: memory is taken once, sequences grow a page at a time, and none of it has to be contiguous
-// (PagedAttention, arXiv 2309.06180).
+// A key/value cache in pages: memory is taken once, sequences grow a page at a time, and none of it has to be
+// contiguous (PagedAttention, arXiv 2309.06180).
 //
-// Inside a page each KV head's keys stand dimension-major, [head_dim][page_size], so that decode scores a vector of keys
-// with no horizontal sums, and its values token-major, [page_size][value_dim]; both are one contiguous run that streams.
+// Inside a page each KV head's keys stand dimension-major, [head_dim][page_size], so that decode scores a vector of
+// keys with no horizontal sums, and its values token-major, [page_size][value_dim]; both are one contiguous run that
+// streams.
 
 #include <algorithm>
 #include <utility>
@@ -18,8 +19,9 @@ namespace longspan::inline LONGSPAN_ISA {
 
 /// What a PagedCache holds.
 struct PagedShape {
-  Index pages = 0;      ///< of all sequences together
-  Index page_size = 64;  ///< tokens; multiples of 16 are read in place by every kernel, others are copied block by block
+  Index pages = 0;  ///< of all sequences together
+  Index page_size =
+      64;  ///< tokens; multiples of 16 are read in place by every kernel, others are copied block by block
   Index kv_heads = 1;
   Index head_dim = 0;
   Index value_dim = 0;  ///< 0: head_dim
@@ -70,8 +72,8 @@ class PagedView {
 };
 static_assert(KeyValueSource<PagedView<float>>);
 
-/// Pages and the block tables of its sequences. One writer at a time; any number of threads may read views of sequences that
-/// are not being changed. Memory: exactly bytes(shape) for keys and values, and 8 bytes a page for tables.
+/// Pages and the block tables of its sequences. One writer at a time; any number of threads may read views of sequences
+/// that are not being changed. Memory: exactly bytes(shape) for keys and values, and 8 bytes a page for tables.
 template <class T>
 class PagedCache {
  public:
@@ -113,10 +115,10 @@ class PagedCache {
   /// Tokens that `layer` holds.
   Index length(SequenceId id, Index layer = 0) const { return at(id).lengths[checked_layer(layer)]; }
 
-  /// Adds tokens to one layer of a sequence: keys [tokens, kv_heads, head_dim], values [tokens, kv_heads, value_dim]. Every
-  /// layer is appended to by itself; the first to need a page takes it for all. When pages do not suffice the outcome is
-  /// kOutOfPages, and nothing has changed. Throws std::invalid_argument for other shapes or a sequence that is not open.
-  /// O(tokens), no allocation but for the growth of the block table.
+  /// Adds tokens to one layer of a sequence: keys [tokens, kv_heads, head_dim], values [tokens, kv_heads, value_dim].
+  /// Every layer is appended to by itself; the first to need a page takes it for all. When pages do not suffice the
+  /// outcome is kOutOfPages, and nothing has changed. Throws std::invalid_argument for other shapes or a sequence that
+  /// is not open. O(tokens), no allocation but for the growth of the block table.
   [[nodiscard]] Appended append(SequenceId id, TensorView<const float> keys, TensorView<const float> values,
                                 Index layer = 0) {
     Sequence& s = at(id);
@@ -174,7 +176,8 @@ class PagedCache {
     check(shape.layers >= 1, "PagedCache.layers", shape.layers, ">= 1");
     if (shape.value_dim == 0) shape.value_dim = shape.head_dim;
     Index size = static_cast<Index>(sizeof(T));
-    for (const Index factor : {shape.layers, shape.pages, shape.page_size, shape.kv_heads, shape.head_dim + shape.value_dim}) {
+    for (const Index factor :
+         {shape.layers, shape.pages, shape.page_size, shape.kv_heads, shape.head_dim + shape.value_dim}) {
       check(factor <= kPositionEnd / size, "PagedCache.bytes", static_cast<double>(size) * static_cast<double>(factor),
             "below 2^52");
       size *= factor;

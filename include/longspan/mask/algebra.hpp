@@ -24,7 +24,9 @@ struct And {
   B b;
   And(A x, B y) : a(x), b(y) {}
 
-  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return truth(a.allows(q, k)) & truth(b.allows(q, k)); }
+  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const {
+    return truth(a.allows(q, k)) & truth(b.allows(q, k));
+  }
   Interval some(Interval q, Index k) const {
     return next_of_intersection(detail::some_of(a, q), detail::some_of(b, q), k);
   }
@@ -39,11 +41,11 @@ struct Or {
   B b;
   Or(A x, B y) : a(x), b(y) {}
 
-  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return truth(a.allows(q, k)) | truth(b.allows(q, k)); }
-  Interval some(Interval q, Index k) const { return next_of_union(detail::some_of(a, q), detail::some_of(b, q), k); }
-  Interval every(Interval q, Index k) const {
-    return next_of_union(detail::every_of(a, q), detail::every_of(b, q), k);
+  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const {
+    return truth(a.allows(q, k)) | truth(b.allows(q, k));
   }
+  Interval some(Interval q, Index k) const { return next_of_union(detail::some_of(a, q), detail::some_of(b, q), k); }
+  Interval every(Interval q, Index k) const { return next_of_union(detail::every_of(a, q), detail::every_of(b, q), k); }
 };
 
 template <Mask M>

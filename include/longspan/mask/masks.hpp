@@ -1,7 +1,7 @@
 #pragma once
-// The basic masks. Each says three things: `allows(q, k)`, the definition (on Index or on lanes); `some`, the next run of
-// keys that some query of a range may see; `every`, the next run that every query of the range sees. `some` may be too
-// wide and `every` too narrow, never the reverse.
+// The basic masks. Each says three things: `allows(q, k)`, the definition (on Index or on lanes); `some`, the next run
+// of keys that some query of a range may see; `every`, the next run that every query of the range sees. `some` may be
+// too wide and `every` too narrow, never the reverse.
 
 #include <longspan/core/check.hpp>
 #include <longspan/core/concepts.hpp>

@@ -197,8 +197,7 @@ class Rotations {
     alignas(64) float sine_buffer[kBuffer];
     for (Index token = 0; token < in.tokens; ++token) {
       for (Index head = 0; head < in.heads; ++head)
-        if (in.row(token, head) != out.row(token, head))
-          std::copy_n(in.row(token, head), in.dim, out.row(token, head));
+        if (in.row(token, head) != out.row(token, head)) std::copy_n(in.row(token, head), in.dim, out.row(token, head));
       for (Index begin = 0; begin < half; begin += kBuffer) {
         const Index count = std::min(kBuffer, half - begin);
         const auto [cosine, sine] = self().angles(positions[token], begin, count, cosine_buffer, sine_buffer);

@@ -1,0 +1,228 @@
+// Forward attention and merges against golden numbers in float64 (shared data, golden/attention).
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <string_view>
+#include <support/any_mask.hpp>
+#include <support/any_score.hpp>
+#include <support/calls.hpp>
+#include <support/golden.hpp>
+#include <support/near.hpp>
+
+namespace longspan::testing {
+namespace {
+
+std::vector<GoldenCase> cases() { return Golden(*data_folder() / "golden", "attention").cases(); }
+bool is_merge(const GoldenCase& c) { return c.has("parts"); }
+
+/// Reads the mask of a case, `a | b & ~(c)`; nothing when it names one that the library doesn't have.
+class MaskReader {
+ public:
+  explicit MaskReader(const GoldenCase& c) : case_(c), rest_(c.text("mask")) {}
+
+  std::optional<Expression> read() {
+    Expression all = either();
+    if (!rest_.empty()) throw std::runtime_error("case " + case_.name() + ": mask " + case_.text("mask"));
+    return known_ ? std::optional(all) : std::nullopt;
+  }
+
+ private:
+  bool take(std::string_view word) {
+    if (!rest_.starts_with(word)) return false;
+    rest_.remove_prefix(word.size());
+    return true;
+  }
+  Expression either() {
+    Expression a = both();
+    while (take("|")) a = a | both();
+    return a;
+  }
+  Expression both() {
+    Expression a = one();
+    while (take("&")) a = a & one();
+    return a;
+  }
+  Expression one() {
+    if (take("~")) return !one();
+    if (take("(")) {
+      Expression a = either();
+      if (!take(")")) throw std::runtime_error("case " + case_.name() + ": no )");
+      return a;
+    }
+    const std::string name(rest_.substr(0, rest_.find_first_of("&|~()")));
+    rest_.remove_prefix(name.size());
+    if (name == "full") return full();
+    if (name == "causal") return causal();
+    if (name == "window") return window(case_.whole("window"));
+    if (name == "sinks") return sinks(case_.whole("sinks"));
+    if (name == "prefix") return prefix(case_.whole("prefix"));
+    known_ = false;
+    return full();
+  }
+
+  const GoldenCase& case_;
+  std::string_view rest_;
+  bool known_ = true;
+};
+
+/// What the case says is visible, as a user would write it.
+class Visible {
+ public:
+  Visible(const GoldenCase& c, Index first_query)
+      : seen_(c.bytes("visible")), queries_(c.whole("queries")), keys_(c.whole("keys")), first_query_(first_query) {}
+
+  bool allows(Index q, Index k) const {
+    q -= first_query_;
+    return q >= 0 && q < queries_ && k >= 0 && k < keys_ && seen_[static_cast<std::size_t>(q * keys_ + k)];
+  }
+  template <class Query, class Key>
+  Truth<LaneBools> allows(const Query& q, const Key& k) const {
+    alignas(64) float seen[kLanes];
+    for (int i = 0; i < kLanes; ++i) seen[i] = allows(at(q, i), at(k, i)) ? 1.f : 0.f;
+    return {Lanes::load_aligned(seen) > Lanes(0.f)};
+  }
+  Interval some(Interval, Index k) const { return run_from(k, 0, keys_); }
+  Interval every(Interval q, Index k) const {
+    const auto all = [&](Index key) {
+      for (Index i = q.begin; i < q.end; ++i)
+        if (!allows(i, key)) return false;
+      return true;
+    };
+    while (k < keys_ && !all(k)) ++k;
+    Index end = k;
+    while (end < keys_ && all(end)) ++end;
+    return run_from(k, k, end);
+  }
+
+ private:
+  static Index at(const OnePlace& p, int) { return p.base + static_cast<Index>(p.offset); }
+  static Index at(const Position<Lanes>& p, int lane) {
+    alignas(64) float offset[kLanes];
+    p.offset.store_aligned(offset);
+    return p.base + static_cast<Index>(offset[lane]);
+  }
+  std::vector<unsigned char> seen_;
+  Index queries_, keys_, first_query_;
+};
+
+/// A case's data, and its call with a mask.
+struct Forward {
+  explicit Forward(const GoldenCase& c)
+      : q(c.floats("q")), k(c.floats("k")), v(c.floats("v")), out(c.doubles("output")), lse(c.doubles("lse")) {
+    if (!c.has("scores")) return;
+    std::istringstream words(c.text("scores"));
+    std::vector<std::string> names{std::istream_iterator<std::string>(words), {}};
+    const auto cap = [&] { return SoftCap(static_cast<float>(c.number("softcap"))); };
+    const auto alibi = [&] { return Alibi(c.doubles("slopes")); };
+    if (names == std::vector<std::string>{"softcap"})
+      scores = AnyScore::of(std::tuple(cap()));
+    else if (names == std::vector<std::string>{"alibi"})
+      scores = AnyScore::of(std::tuple(alibi()));
+    else if (names == std::vector<std::string>{"softcap", "alibi"})
+      scores = AnyScore::of(std::tuple(cap(), alibi()));
+  }
+
+  Call call(const GoldenCase& c, const AnyMask& mask) const {
+    const Index heads = c.whole("heads"), kv_heads = c.whole("kv_heads"), dim = c.whole("head_dim");
+    return {.q = view(q, c.whole("queries"), heads, dim),
+            .k = view(k, c.whole("keys"), kv_heads, dim),
+            .v = view(v, c.whole("keys"), kv_heads, c.whole("value_dim")),
+            .mask = mask,
+            .scores = scores,
+            .options = {.scale = static_cast<float>(c.number("scale"))}};
+  }
+
+  std::vector<float> q, k, v;
+  std::vector<double> out, lse;
+  AnyScore scores;
+};
+
+/// A learned sink, or score functions that the library doesn't have.
+bool needs_other_scores(const GoldenCase& c) {
+  return c.has_array("sink") || (c.has("scores") && c.text("scores").find("bias") != std::string::npos);
+}
+
+/// Naive, and both kernels over every source, against the case.
+void expect_golden(const GoldenCase& c, const AnyMask& mask) {
+  SCOPED_TRACE("case " + c.name());
+  const Forward data(c);
+  const Call call = data.call(c, mask);
+  EXPECT_EQ(call.position(0), c.whole("first_query"));
+  EXPECT_TRUE(call.close(call.by_definition(), data.out, data.lse)) << "naive";
+  EXPECT_TRUE(call.all_close(data.out, data.lse));
+}
+
+TEST(GoldenAttention, MasksAndScoresOfTheLibrary) {
+  LONGSPAN_NEEDS_DATA();
+  int ran = 0, missing = 0;
+  std::string names;
+  for (const GoldenCase& c : cases()) {
+    if (is_merge(c)) continue;
+    const std::optional<Expression> mask = MaskReader(c).read();
+    if (!mask || needs_other_scores(c)) {
+      ++missing;
+      names += " " + c.name();
+      continue;
+    }
+    ++ran;
+    expect_golden(c, mask->mask);
+  }
+  EXPECT_GE(ran, 31);
+  EXPECT_EQ(ran + missing, 48);
+  if (missing > 0 && !HasFailure())
+    GTEST_SKIP() << ran << " cases hold; " << missing << " need policies that do not exist yet:" << names;
+}
+
+TEST(GoldenAttention, MasksOfAUser) {
+  LONGSPAN_NEEDS_DATA();
+  int ran = 0, missing = 0;
+  std::string names;
+  for (const GoldenCase& c : cases()) {
+    if (is_merge(c)) continue;
+    if (needs_other_scores(c)) {
+      ++missing;
+      names += " " + c.name();
+      continue;
+    }
+    ++ran;
+    expect_golden(c, AnyMask::of(Visible(c, c.whole("first_query"))));
+  }
+  EXPECT_GE(ran, 45);
+  if (missing > 0 && !HasFailure())
+    GTEST_SKIP() << ran << " cases hold; " << missing << " need scores that do not exist yet:" << names;
+}
+
+TEST(GoldenAttention, Merges) {
+  LONGSPAN_NEEDS_DATA();
+  int ran = 0;
+  for (const GoldenCase& c : cases()) {
+    if (!is_merge(c)) continue;
+    ++ran;
+    SCOPED_TRACE("case " + c.name());
+    const std::vector<Index>& shape = c.shape("output");
+    const auto part = [&](Index i) {
+      const auto floats = [&](const std::string& array) {
+        const std::vector<double> exact = c.doubles(array + "_" + std::to_string(i));
+        return std::vector<float>(exact.begin(), exact.end());
+      };
+      const std::vector<float> out = floats("output"), lse = floats("lse");
+      return Partial(view(out, shape[0], shape[1], shape[2]), lse);
+    };
+    Partial ascending = part(0), descending = part(c.whole("parts") - 1);
+    for (Index i = 1; i < c.whole("parts"); ++i) {
+      ascending = merge(ascending, part(i));
+      descending = merge(descending, part(c.whole("parts") - 1 - i));
+    }
+    for (const Partial* whole : {&ascending, &descending}) {
+      std::vector<float> out = nans(shape[0] * shape[1] * shape[2]), lse = nans(shape[0] * shape[1]);
+      whole->finish(view(out, shape[0], shape[1], shape[2]), lse);
+      EXPECT_TRUE(near(out, c.doubles("output"), 2e-6));
+      EXPECT_TRUE(near(lse, c.doubles("lse"), 2e-6, 1));
+    }
+  }
+  EXPECT_EQ(ran, 3);
+}
+
+}  // namespace
+}  // namespace longspan::testing
