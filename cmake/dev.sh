@@ -108,7 +108,15 @@ make_targets() {  # make_targets DIR [TARGETS…]
   [ $# -eq 0 ] || set -- --target "$@"
   quiet "$dir/build.log" cmake --build "$dir" --parallel "$jobs" "$@"
 }
-run_tests() { (cd "$1" && ctest --output-on-failure --parallel 2); }
+run_tests() {
+  (cd "$1" && ctest --output-on-failure --parallel "$jobs") >"$1/test.log" 2>&1 || {
+    cat "$1/test.log"
+    return 1
+  }
+  grep -E 'tests passed|^Total Test time' "$1/test.log"
+  # ctest counts a program whose tests skip as passed: name them
+  sed -n '/^\[  SKIPPED \] .*ms)$/p' "$1/Testing/Temporary/LastTest.log" | sort -u
+}
 
 # ---- commands -------------------------------------------------------------------------------------------------------
 
@@ -117,8 +125,6 @@ run_test() {
   configure "$build" -DCMAKE_BUILD_TYPE=Release
   make_targets "$build"
   run_tests "$build"
-  # ctest counts a program whose tests skip as passed: name them
-  grep '^\[  SKIPPED \] .*ms)$' "$build/Testing/Temporary/LastTest.log" | sort -u || true
   [ -z "${LONGSPAN_NO_ASAN:-}" ] || return 0
   configure "$asan" -DCMAKE_BUILD_TYPE=Debug -DLONGSPAN_SANITIZE=ON -DLONGSPAN_TEST_SUBSET=small
   make_targets "$asan"

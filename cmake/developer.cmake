@@ -32,8 +32,9 @@ target_compile_options(longspan_dev INTERFACE "$<IF:$<BOOL:${own_march}>,-march=
 
 if(LONGSPAN_SANITIZE)
   set(sanitize -fsanitize=address,undefined -fno-sanitize-recover=all)
-  # -O1 comes after the build type's own level; instrumented code makes g++ see uninitialized reads that are none
-  target_compile_options(longspan_dev INTERFACE -O1 -g -fno-omit-frame-pointer ${sanitize}
+  # Checks of unrolled code take g++ minutes a file and gigabytes: hence small register tiles, and no optimisation (which
+  # comes after the build type's own). Instrumented code makes g++ see uninitialized reads that are none.
+  target_compile_options(longspan_dev INTERFACE -O0 -g1 -fno-omit-frame-pointer ${sanitize} -DLONGSPAN_SMALL_TILES
                                                 $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   target_link_options(longspan_dev INTERFACE ${sanitize})
 endif()

@@ -32,6 +32,10 @@ struct MultipleOf {
   friend std::ostream& operator<<(std::ostream& text, const MultipleOf& m) { return text << "a multiple of " << m.of; }
 };
 
+struct Below {
+  long long end;
+  friend std::ostream& operator<<(std::ostream& text, const Below& b) { return text << "within [0, " << b.end << ")"; }
+};
 struct AtLeast {
   long long least;
   friend std::ostream& operator<<(std::ostream& text, const AtLeast& a) { return text << ">= " << a.least; }

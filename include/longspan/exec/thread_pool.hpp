@@ -15,9 +15,9 @@
 namespace longspan::inline LONGSPAN_ISA {
 
 /// `threads` workers, of which the caller of for_each is the first. Tasks are handed out one at a time, in ascending
-/// order, so put the long ones first. A call allocates nothing; waiting workers spin for some microseconds, yielding, then
-/// sleep. A call while another is under way (from another thread, or from inside a task, by whatever detour) runs on its
-/// caller's thread alone: it never waits for the other.
+/// order, so put the long ones first. A call allocates nothing; waiting workers spin for some microseconds, yielding,
+/// then sleep. A call while another is under way (from another thread, or from inside a task, by whatever detour) runs
+/// on its caller's thread alone: it never waits for the other.
 class ThreadPool {
  public:
   /// Throws std::invalid_argument unless threads >= 1, std::system_error when a thread cannot be had.
@@ -115,7 +115,7 @@ class ThreadPool {
   void* context_ = nullptr;
   Index tasks_ = 0;
   bool stopping_ = false;
-  std::atomic<bool> taken_{false};  ///< a call is under way
+  std::atomic<bool> taken_{false};                   ///< a call is under way
   alignas(64) std::atomic<std::uint64_t> round_{0};  ///< goes up with every call; what waiting workers watch
   alignas(64) std::atomic<Index> next_{0};
   alignas(64) std::atomic<Index> busy_{0};

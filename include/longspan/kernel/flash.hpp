@@ -36,11 +36,13 @@ struct Flash {
     Leased<std::vector<Index>, Flash> lease;  // where each sequence's tasks begin
     std::vector<Index>& starts = *lease;
     starts.assign(1, 0);
+    Index floats = 0;  // whichever tasks a worker gets, it takes its memory once
     const Index workers = executor.workers();
     bool narrow = true;
     for (Index sequence = 0; sequence < batch.size(); ++sequence) {
       const Schedule schedule = batch.schedule(sequence, wanted, workers);
       starts.push_back(starts.back() + schedule.tasks());
+      if (schedule.tasks() > 0) floats = std::max(floats, scratch_floats(batch[sequence], schedule));
       narrow = narrow && schedule.kernel == Kernel::kNarrow;
     }
     const Index tasks = starts.back();
@@ -51,12 +53,13 @@ struct Flash {
     };
 
     if (narrow && workers > 1 && tasks < Schedule::kEnoughTasks * workers) {
-      run_splits(batch, tasks, with_task, executor);
+      run_splits(batch, tasks, with_task, executor, floats);
       return;
     }
     executor.for_each(tasks, [&](Index task, Index) {
-      with_task(task, [](const auto& problem, const Schedule& schedule, const TaskRange& range) {
+      with_task(task, [floats](const auto& problem, const Schedule& schedule, const TaskRange& range) {
         Leased<Scratch, TaskRange> scratch;
+        scratch->floats(floats);
         if (schedule.kernel == Kernel::kWide)
           run_wide<kTileVectors>(problem, range, *scratch);
         else
@@ -82,11 +85,17 @@ struct Flash {
       plan.skipped_tiles += (blocks - work.full_tiles - work.partial_tiles) * walks;
     }
     plan.tasks += schedule.tasks();
+    const Index bytes = scratch_floats(problem, schedule) * static_cast<Index>(sizeof(float));
+    plan.scratch_bytes = std::max(plan.scratch_bytes, bytes);
+  }
+
+  /// Of the largest task.
+  template <class P>
+  static Index scratch_floats(const P& problem, const Schedule& schedule) {
     const Index head_dim = problem.source.head_dim(), value_dim = problem.source.value_dim();
-    const Index floats = schedule.kernel == Kernel::kWide
-                             ? WideKernel<P, kTileVectors>::scratch_floats(head_dim, value_dim)
-                             : NarrowKernel<P>::scratch_floats(schedule.task_queries(), head_dim, value_dim);
-    plan.scratch_bytes = std::max(plan.scratch_bytes, floats * static_cast<Index>(sizeof(float)));
+    return schedule.kernel == Kernel::kWide
+               ? WideKernel<P, kTileVectors>::scratch_floats(head_dim, value_dim)
+               : NarrowKernel<P>::scratch_floats(schedule.task_queries(), head_dim, value_dim);
   }
 
   /// The fewest vectors that hold the rows: bits don't depend on it.
@@ -100,7 +109,7 @@ struct Flash {
   /// Decode with few heads: each task's splits of the keys are tasks of their own, a wave of them at a time, and their
   /// states merge in ascending order, as in NarrowKernel::run, so the bits are the same.
   template <class Batch, class WithTask, class E>
-  static void run_splits(const Batch& batch, Index tasks, const WithTask& with_task, const E& executor) {
+  static void run_splits(const Batch& batch, Index tasks, const WithTask& with_task, const E& executor, Index floats) {
     Index most_splits = 0, state_floats = 0;
     for (Index task = 0; task < tasks; ++task)
       with_task(task, [&](const auto& problem, const Schedule& schedule, const TaskRange&) {
@@ -116,6 +125,7 @@ struct Flash {
     const auto with_kernel = [&](Index task, auto&& f) {
       with_task(task, [&](const auto& problem, const Schedule&, const TaskRange& range) {
         Leased<Scratch, TaskRange> scratch;
+        scratch->floats(floats);
         NarrowKernel kernel(problem, range, *scratch);
         f(kernel, problem);
       });

@@ -14,7 +14,10 @@ struct IsaTiles {
   int row_queries;  ///< … from token-major keys: accumulators, beside a tile of kLanes vectors and what transposes it
 };
 
-#if defined(__AVX512F__)  // 32 registers
+#if defined(LONGSPAN_SMALL_TILES)  // the least of everything: for sanitizers, whose checks of unrolled code take
+                                   // minutes
+inline constexpr IsaTiles kIsa{"small", 2, 2, 2, 2, 2};
+#elif defined(__AVX512F__)                   // 32 registers
 inline constexpr IsaTiles kIsa{"avx512", 8, 3, 6, 4, 8};
 #elif defined(__aarch64__)                   // 32 registers
 inline constexpr IsaTiles kIsa{"neon64", 8, 3, 6, 4, 8};

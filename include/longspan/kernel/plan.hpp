@@ -18,7 +18,7 @@ struct Plan {
   Index skipped_tiles = 0;  ///< … and that are never visited
   Index pairs = 0;          ///< (query, key) pairs that the mask lets see each other, exactly
   double flops = 0;         ///< of the visible pairs: 2 · pairs · (head_dim + value_dim)
-  double bytes = 0;         ///< queries, output, and the keys and values that some query sees, each once
+  double bytes = 0;         ///< queries, output, and keys and values that some query may see (by the mask's runs), once
   Index scratch_bytes = 0;  ///< of each worker
   Index tasks = 0;          ///< what can run at the same time (key splits of a decode not counted)
 

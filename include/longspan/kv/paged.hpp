@@ -193,7 +193,7 @@ class PagedCache {
     return s;
   }
   std::size_t checked_layer(Index layer) const {
-    check(layer >= 0 && layer < shape_.layers, "layer", layer, shape_.layers);
+    check(layer >= 0 && layer < shape_.layers, "layer", layer, Below{shape_.layers});
     return static_cast<std::size_t>(layer);
   }
   T* layer_data(Index layer) const {
