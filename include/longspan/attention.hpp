@@ -16,12 +16,11 @@ namespace longspan::inline LONGSPAN_ISA {
 
 /// What a call may be told besides its tensors; all optional.
 struct Options {
-  std::span<float> lse = {};        ///< [queries, heads]: natural logarithm of the softmax denominator
-  ExecutorRef executor = {};        ///< default: the caller's thread
-  std::optional<float> scale = {};  ///< softmax scale, finite and > 0; default 1/sqrt(head_dim)
-  std::optional<Index> first_query =
-      {};               ///< position of each sequence's first query, >= 0; default: queries at the end
-  Index first_key = 0;  ///< position of each sequence's first key, >= 0
+  std::span<float> lse = {};                       ///< [queries, heads]: natural logarithm of the softmax denominator
+  ExecutorRef executor = {};                       ///< default: the caller's thread
+  std::optional<float> scale = {};                 ///< softmax scale, finite and > 0; default 1/sqrt(head_dim)
+  std::optional<Index> first_query = {};           ///< position of each first query, >= 0; default: queries at the end
+  Index first_key = 0;                             ///< position of each sequence's first key, >= 0
   std::span<const Index> cumulative_queries = {};  ///< ragged batch: sequence i has queries [c[i], c[i+1])
   std::span<const Index> cumulative_keys = {};     ///< … and keys [c[i], c[i+1]) of one contiguous source
   Kernel kernel = Kernel::kAutomatic;              ///< of the flash engine
