@@ -101,7 +101,7 @@ double read_bandwidth(Index threads) {
   static const ls::LargeArray<float> array(kSize);  // the memory that caches are made of
   const float* const memory = array.data();
   // Each run reads another third: nothing that is read was read within the last 512 MiB.
-  constexpr Index kPart = kSize / kRuns;
+  constexpr Index kPart = kSize / kRuns / 128 * 128;
   const Index share = kPart / threads / 128 * 128;
   std::vector<double> rates;
   for (int run = 0; run < kRuns; ++run) {

@@ -16,10 +16,11 @@ namespace longspan::inline LONGSPAN_ISA {
 
 /// What a call may be told besides its tensors; all optional.
 struct Options {
-  std::span<float> lse = {};                       ///< [queries, heads]: natural logarithm of the softmax denominator
-  ExecutorRef executor = {};                       ///< default: the caller's thread
-  std::optional<float> scale = {};                 ///< softmax scale, finite and > 0; default 1/sqrt(head_dim)
-  std::optional<Index> first_query = {};           ///< position of each first query, >= 0; default: queries at the end
+  std::span<float> lse = {};        ///< [queries, heads]: natural logarithm of the softmax denominator
+  ExecutorRef executor = {};        ///< default: the caller's thread
+  std::optional<float> scale = {};  ///< softmax scale, finite and > 0; default 1/sqrt(head_dim)
+  std::optional<Index> first_query =
+      {};  ///< position of each first query, >= 0; default: queries at the end (below 0 where they are more)
   Index first_key = 0;                             ///< position of each sequence's first key, >= 0
   std::span<const Index> cumulative_queries = {};  ///< ragged batch: sequence i has queries [c[i], c[i+1])
   std::span<const Index> cumulative_keys = {};     ///< … and keys [c[i], c[i+1]) of one contiguous source
@@ -153,7 +154,8 @@ class Batch {
 /// argument, the value and what was expected, before anything is written. Error of Flash: 2e-6 · max|v|, or 4·2^-24·S ·
 /// max|v| where S, the row's largest |score|, is larger than 8. Its bits depend on the row's query, keys and policies
 /// only: not on threads, batch, pages or chunks. O(visible pairs) time, memory independent of queries and keys, and no
-/// allocation after the first call of a shape.
+/// allocation by a thread after its first task of a size (Naive: a few doubles a key, every row). What a policy or the
+/// executor throws comes back; `out` and LSE then hold anything.
 template <class Engine, Mask M, class Scores>
 class Attention {
  public:

@@ -79,6 +79,23 @@ TEST(Exp2, NeverAboveOne) {
   for (const float x : random.uniform(100000, -0x1p-20f, 0.f)) ASSERT_LE(exp2(x), 1.f) << x;
 }
 
+TEST(Tanh, WithinFourUlpAndExactFarOut) {
+  double worst = 0;
+  for (std::uint32_t bits = 0; bits < std::bit_cast<std::uint32_t>(12.f); bits += 997)
+    for (const float x : {std::bit_cast<float>(bits), -std::bit_cast<float>(bits)}) {
+      const double error = error_in_ulps(tanh(Lanes(x)).get(0), std::tanh(static_cast<double>(x)));
+      if (!(error <= worst)) worst = error;
+    }
+  std::cout << "largest error of tanh: " << worst << " ulp\n";
+  EXPECT_TRUE(worst <= 4) << worst;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const float far : {20.f, 1e30f, kInfinity}) {
+    EXPECT_EQ(tanh(Lanes(far)).get(0), 1.f);
+    EXPECT_EQ(tanh(Lanes(-far)).get(0), -1.f);
+  }
+  EXPECT_TRUE(std::isnan(tanh(Lanes(kNan)).get(0)));
+}
+
 TEST(Simd, FmaRoundsOnce) {
   Random random(53);
   for (int i = 0; i < 2000; ++i) {

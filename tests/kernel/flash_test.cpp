@@ -211,6 +211,18 @@ TEST(Flash, RaggedBatches) {
   }
 }
 
+TEST(Flash, SourcesOfAUser) {
+  for (const cases::Shape& shape : {cases::Shape{1, 150, 4, 2, 24, 20}, cases::Shape{20, 300, 2, 1, 17, 33}}) {
+    const cases::Tensors t(shape);
+    const Call call = call_of(t, causal().mask);
+    const Result wanted = call.by(call.contiguous());
+    const archetypes::HalfFullPages pages(t.k(), t.v());
+    for (const Kernel kernel : {Kernel::kWide, Kernel::kNarrow})
+      EXPECT_TRUE(same_bits(call.by(pages, kernel), wanted))
+          << shape.name() << (kernel == Kernel::kWide ? " wide" : "");
+  }
+}
+
 TEST(Flash, RandomSearch) {
   for (std::uint64_t seed = 1; seed <= 400; ++seed) {
     Random random(seed);

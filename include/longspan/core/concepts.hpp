@@ -11,11 +11,13 @@ namespace longspan::inline LONGSPAN_ISA {
 /// Which keys a query sees.
 ///   allows(q, k)   the definition, on absolute positions: Index, or Position with one side in lanes; comparisons of
 ///   those
-///                  combine by & | ! (a plain bool will do where neither matters)
+///                  combine by & | ! with each other and with bool
 ///   some(Q, k)     the next run of keys at or after k that some query of Q may see (too wide is safe)
-///   every(Q, k)    the next run that every query of Q sees (too narrow is safe)
+///   every(Q, k)    the next run that every query of Q sees (too narrow is safe); any empty interval: no further run
 /// Laws: M1 a visible key lies in a run of `some`; M2 a key in a run of `every` is visible to all of Q; M3 runs ascend,
 /// are disjoint, and start at or after k.
+/// Lanes may hold positions outside the call's queries and keys; their answers are not used, so clamp what you look up.
+/// Called from several threads at once.
 template <class M>
 concept Mask = std::copyable<M> && requires(const M& mask, Interval queries, Index k) {
   static_cast<bool>(mask.allows(k, k));
@@ -24,7 +26,8 @@ concept Mask = std::copyable<M> && requires(const M& mask, Interval queries, Ind
 };
 
 /// A change of the scaled score before the mask: f(score, query, key) or f(score, query, key, head); `query - key` is
-/// the distance in the score's own type. Called with doubles by the definition and with lanes by the kernels.
+/// the distance in the score's own type. Called with doubles by the definition and with lanes by the kernels; as for
+/// masks, lanes may hold positions (and then scores) that belong to nobody, and calls come from several threads.
 template <class F>
 concept ScoreFunction =
     std::copy_constructible<F> && !Mask<F> && (std::invocable<const F&, double, ExactPosition, ExactPosition> ||
@@ -43,7 +46,8 @@ struct KeyValueRun {
   Index value_stride = 0;
 };
 
-/// Where keys and values are: `run(kv_head, i)` hands out the longest run in place that begins with key i.
+/// Where keys and values are: `run(kv_head, i)` hands out the longest run in place that begins with key i, never an
+/// empty one. A small value: it is copied for every task, and read by several threads at once.
 template <class S>
 concept KeyValueSource = std::copyable<S> && requires(const S& source, Index i) {
   typename S::Element;

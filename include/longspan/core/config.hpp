@@ -13,8 +13,14 @@
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #define LONGSPAN_ISA avx512
+#elif defined(__AVX512F__)
+#define LONGSPAN_ISA avx512f
 #elif defined(__AVX2__) && defined(__FMA__)
 #define LONGSPAN_ISA avx2
+#elif defined(__AVX__) && defined(__FMA__)
+#define LONGSPAN_ISA avx_fma
+#elif defined(__AVX__)
+#define LONGSPAN_ISA avx
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 #define LONGSPAN_ISA neon64
 #elif defined(__SSE4_1__)

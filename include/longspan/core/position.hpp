@@ -27,6 +27,15 @@ struct Truth {
   }
 };
 
+template <class T>
+LONGSPAN_INLINE auto operator&(const Truth<T>& a, bool b) {
+  return a & Truth<bool>{b};
+}
+template <class T>
+LONGSPAN_INLINE auto operator|(const Truth<T>& a, bool b) {
+  return a | Truth<bool>{b};
+}
+
 /// What a mask returned, as a Truth.
 template <class T>
 LONGSPAN_INLINE auto truth(const T& answer) {
@@ -54,6 +63,10 @@ struct Position {
   friend LONGSPAN_INLINE Position operator+(const Position& a, Index shift) { return {a.base + shift, a.offset}; }
 
   template <class Other>
+  friend LONGSPAN_INLINE auto operator<(const Position& a, const Position<Other>& b) {
+    return made((a.offset - b.offset) < bound(b.base - a.base));
+  }
+  template <class Other>
   friend LONGSPAN_INLINE auto operator<=(const Position& a, const Position<Other>& b) {
     return made((a.offset - b.offset) <= bound(b.base - a.base));
   }
@@ -61,7 +74,14 @@ struct Position {
   friend LONGSPAN_INLINE auto operator>(const Position& a, const Position<Other>& b) {
     return made((a.offset - b.offset) > bound(b.base - a.base));
   }
+  template <class Other>
+  friend LONGSPAN_INLINE auto operator>=(const Position& a, const Position<Other>& b) {
+    return made((a.offset - b.offset) >= bound(b.base - a.base));
+  }
   friend LONGSPAN_INLINE auto operator<(const Position& a, Index b) { return made(a.offset < bound(b - a.base)); }
+  friend LONGSPAN_INLINE auto operator<=(const Position& a, Index b) { return made(a.offset <= bound(b - a.base)); }
+  friend LONGSPAN_INLINE auto operator>(const Position& a, Index b) { return made(a.offset > bound(b - a.base)); }
+  friend LONGSPAN_INLINE auto operator>=(const Position& a, Index b) { return made(a.offset >= bound(b - a.base)); }
 
  private:
   template <class T>

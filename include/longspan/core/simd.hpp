@@ -37,7 +37,7 @@ LONGSPAN_INLINE Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
 #endif
 }
 LONGSPAN_INLINE float fma(float a, float b, float c) {
-#if defined(__FMA__) || defined(__aarch64__)
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
   return std::fma(a, b, c);
 #else
   return a * b + c;
@@ -108,6 +108,22 @@ LONGSPAN_INLINE Lanes exp2(const Lanes& x) {
   return xsimd::select(x < Lanes(-149.5f), Lanes(0.f), scaled);
 }
 inline float exp2(float x) { return exp2(Lanes(x)).get(0); }
+
+/// tanh, within 4 ulp; ±1 far out, NaN stays NaN. (xsimd's leaves products for the compiler to contract with sums, so
+/// its bits depend on where it is inlined. The polynomial is Cephes' tanhf, Moshier 1989.)
+LONGSPAN_INLINE Lanes tanh(const Lanes& x) {
+  const Lanes size = xsimd::abs(x), z = x * x;
+  Lanes p(-5.70498872745e-3f);
+  p = fma(p, z, Lanes(2.06390887954e-2f));
+  p = fma(p, z, Lanes(-5.37397155531e-2f));
+  p = fma(p, z, Lanes(1.33314422036e-1f));
+  p = fma(p, z, Lanes(-3.33332819422e-1f));
+  const Lanes near = fma(p * z, x, x);
+  const Lanes e = exp2(fma(size, Lanes(-2.88539008177792681f), Lanes(0.f)));  // e^(-2|x|)
+  const Lanes far = (Lanes(1.f) - e) / (Lanes(1.f) + e);
+  return xsimd::select(size < Lanes(0.625f), near, xsimd::select(x < Lanes(0.f), -far, far));
+}
+inline double tanh(double x) { return std::tanh(x); }
 
 /// Calls f(integral_constant 0 … N-1), unrolled before inlining: accumulators indexed any other way stay in memory.
 template <int N, class F>

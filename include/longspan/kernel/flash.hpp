@@ -12,6 +12,7 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
+/// The engine. Its bits do not depend on how a call is cut; `wanted` forces one of its kernels.
 struct Flash {
   /// Walks the same schedule and the same tiles as run().
   template <class Batch>
@@ -52,10 +53,9 @@ struct Flash {
       f(batch[sequence], schedule, schedule[task - starts[static_cast<std::size_t>(sequence)]]);
     };
 
-    if (narrow && workers > 1 && tasks < Schedule::kEnoughTasks * workers) {
-      run_splits(batch, tasks, with_task, executor, floats);
+    if (narrow && workers > 1 && tasks < Schedule::kEnoughTasks * workers &&
+        run_splits(batch, tasks, with_task, executor, floats))
       return;
-    }
     executor.for_each(tasks, [&](Index task, Index) {
       with_task(task, [floats](const auto& problem, const Schedule& schedule, const TaskRange& range) {
         Leased<Scratch, TaskRange> scratch;
@@ -107,9 +107,10 @@ struct Flash {
   }
 
   /// Decode with few heads: each task's splits of the keys are tasks of their own, a wave of them at a time, and their
-  /// states merge in ascending order, as in NarrowKernel::run, so the bits are the same.
+  /// states merge in ascending order, as in NarrowKernel::run, so the bits are the same. False, and nothing done, where
+  /// there is but one split.
   template <class Batch, class WithTask, class E>
-  static void run_splits(const Batch& batch, Index tasks, const WithTask& with_task, const E& executor, Index floats) {
+  static bool run_splits(const Batch& batch, Index tasks, const WithTask& with_task, const E& executor, Index floats) {
     Index most_splits = 0, state_floats = 0;
     for (Index task = 0; task < tasks; ++task)
       with_task(task, [&](const auto& problem, const Schedule& schedule, const TaskRange&) {
@@ -117,7 +118,8 @@ struct Flash {
         using Narrow = NarrowKernel<std::remove_cvref_t<decltype(problem)>>;
         state_floats = std::max(state_floats, Narrow::state_floats(schedule.task_queries(), batch.value_dim()));
       });
-    const Index wave = std::min(most_splits, ceil_div(kSplitsAtOnce * executor.workers(), std::max<Index>(tasks, 1)));
+    if (most_splits <= 1) return false;
+    const Index wave = std::min(most_splits, ceil_div(kSplitsAtOnce * executor.workers(), tasks));
 
     Leased<Scratch, Flash> states;  // [tasks][total, then one of each split of the wave]
     float* const memory = states->floats(tasks * (1 + wave) * state_floats);
@@ -127,27 +129,43 @@ struct Flash {
         Leased<Scratch, TaskRange> scratch;
         scratch->floats(floats);
         NarrowKernel kernel(problem, range, *scratch);
-        f(kernel, problem);
+        f(kernel);
       });
     };
+    // The first split at or after one in which some task sees a key: waves begin there, so what nobody sees costs
+    // nothing.
+    const auto next_seen = [&](Index split) {
+      Index next = kUnbounded;
+      for (Index task = 0; task < tasks; ++task)
+        with_task(task, [&](const auto& problem, const Schedule&, const TaskRange& range) {
+          const Index from = std::max(split * kSplit, problem.first_key);
+          const Index key = next_some(problem.mask, problem.positions(range.rows), from).begin;
+          if (key < problem.keys().end) next = std::min(next, key / kSplit);
+        });
+      return next;
+    };
 
-    for (Index first = 0; first == 0 || first < most_splits; first += wave) {
-      executor.for_each(tasks * wave, [&](Index i, Index) {
-        with_kernel(i / wave, [&](auto& kernel, const auto& problem) {
-          const Index split = (problem.first_key / kSplit + first + i % wave) * kSplit;
-          kernel.run_split(split, state(i / wave, 1 + i % wave));
+    Index first = next_seen(0);
+    for (bool begun = false, more = true; more; begun = true) {
+      const bool seen = first != kUnbounded;
+      if (seen)
+        executor.for_each(tasks * wave, [&](Index i, Index) {
+          with_kernel(i / wave, [&](auto& kernel) {
+            kernel.run_split((first + i % wave) * kSplit, state(i / wave, 1 + i % wave));
+          });
         });
-      });
-      const bool last = first + wave >= most_splits;
+      const Index next = seen ? next_seen(first + wave) : kUnbounded;
+      more = next != kUnbounded;
       executor.for_each(tasks, [&](Index task, Index) {
-        with_kernel(task, [&](auto& kernel, const auto&) {
-          if (first == 0) kernel.clear(state(task, 0));
-          for (Index i = 0; i < wave; ++i) kernel.merge(state(task, 0), state(task, 1 + i));
-          if (last) kernel.store_rows(state(task, 0));
+        with_kernel(task, [&](auto& kernel) {
+          if (!begun) kernel.clear(state(task, 0));
+          for (Index i = 0; seen && i < wave; ++i) kernel.merge(state(task, 0), state(task, 1 + i));
+          if (!more) kernel.store_rows(state(task, 0));
         });
       });
-      if (last) break;
+      first = next;
     }
+    return true;
   }
 };
 

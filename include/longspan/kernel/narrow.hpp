@@ -3,9 +3,8 @@
 //
 // Cost model: each key and value is read once for all rows and heads of the group, so the bound is memory: per block of
 // 64 keys 64·(head_dim + value_dim) elements, against 64/lanes·queries·(head_dim + value_dim) fused multiply-adds. Keys
-// in dimension-major pages are loaded as they lie; key rows are transposed into 64·head_dim floats of scratch first
-// (about one instruction an element). While keys are scored the block's values are fetched, and while values are
-// summed, the next block's keys.
+// in dimension-major pages are loaded as they lie; key rows are transposed in registers for few queries, and into
+// scratch for more (about half an instruction an element). While one thing is computed with, the next is fetched.
 //
 // The order of operations is that of wide.hpp: the bits of a row are the same from either kernel.
 
@@ -64,18 +63,17 @@ class NarrowKernel {
     if (p_.source.keys() == 0) return;
     const auto one = p_.source.run(task_.kv_heads.begin, 0), last = p_.source.run(task_.kv_heads.end - 1, 0);
     rows_of_keys_ = one.dim_stride == 1;
-    const auto neighbours = [](Index apart, Index stride) { return apart > 0 && apart < stride; };
-    interleaved_ = rows_of_keys_ && neighbours(last.key - one.key, one.key_stride) &&
-                   neighbours(last.value - one.value, one.value_stride);
+    interleaved_ = rows_of_keys_ && neighbours(last.key - one.key, one.key_stride) > 0 &&
+                   neighbours(last.value - one.value, one.value_stride) > 0;
   }
 
   /// All splits, ascending, into the sink.
   void run() {
     clear(total_);
     for (Index key = p_.first_key; key < p_.keys().end;) {
-      const Interval seen = p_.mask.some(p_.positions(rows_), key);  // splits that nobody sees are not visited
-      if (seen.begin >= p_.keys().end) break;
-      const Index split = seen.begin / kSplit * kSplit;
+      const Index seen = next_some(p_.mask, p_.positions(rows_), key).begin;  // splits that nobody sees are not visited
+      if (seen >= p_.keys().end) break;
+      const Index split = seen / kSplit * kSplit;
       run_split(split, split_);
       merge(total_, split_);
       key = split + kSplit;
@@ -223,7 +221,7 @@ class NarrowKernel {
     const Index i = tile.block + v * kLanes - p_.first_key;
     if (i >= 0 && i < p_.source.keys()) {
       const auto run = p_.source.run(kv_head_, i);
-      if (run.dim_stride == 1 && run.readable >= kLanes)
+      if (run.dim_stride == 1 && whole_vector(run, tile, i))
         return for_each_query<kIsa.row_queries>([&](auto n, Index q) LONGSPAN_LAMBDA {
           narrow_scores_of_rows<decltype(n)::value>(run.key, run.key_stride, head_dim_, query_ + q * head_dim_,
                                                     head_dim_, weight_ + q * kBlock + v * kLanes, kBlock, ahead);
@@ -231,6 +229,12 @@ class NarrowKernel {
     }
     copy_keys<1>(tile, v);
     scores<1>(v, ahead);
+  }
+
+  /// A vector of keys from key i on may be read from this run, and holds all that the tile wants of it.
+  template <class Run>
+  bool whole_vector(const Run& run, const Tile& tile, Index i) const {
+    return run.readable >= kLanes && run.size >= std::min<Index>(kLanes, tile.keys.end - p_.first_key - i);
   }
 
   /// Calls f(run, position of its first key, keys) for the pieces of `keys` that lie together in memory.
@@ -252,7 +256,8 @@ class NarrowKernel {
       const Index i = tile.block + v * kLanes - p_.first_key;
       if (i < 0) return false;
       const auto run = p_.source.run(kv_head_, i);
-      if (run.key_stride != 1 || run.readable < kLanes) return false;
+      if (run.key_stride != 1 || !whole_vector(run, tile, i)) return false;
+      if (v > first && run.dim_stride != dim_stride_) return false;
       key_at_[v] = run.key;
       dim_stride_ = run.dim_stride;
     }
@@ -298,29 +303,12 @@ class NarrowKernel {
         if (!whole) x[v] = xsimd::select((key >= from) & (key < to), x[v], Lanes(kMinusInfinity));
         largest = xsimd::max(largest, x[v]);
       });
-      const float grown = fold(largest, larger), shift = Merged<float>::finite(grown);
+      const float grown = largest_lane(largest), shift = Merged<float>::finite(grown);
       unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA { store(weight + v * kLanes, exp2(x[v] - Lanes(shift))); });
       rescale_[i] = exp2(max - shift);
       max = grown;
       sums(state)[i] = fma(sums(state)[i], rescale_[i], block_sum(weight));
     }
-  }
-
-  /// A NaN among the lanes makes weights NaN whatever the maximum is, so its place in the order doesn't matter.
-  static constexpr auto larger = [](const auto& a, const auto& b) LONGSPAN_LAMBDA {
-    using std::max;
-    return max(a, b);
-  };
-
-  /// The order that wide.hpp documents.
-  static float block_sum(const float* w) {
-    const auto add = [](const auto& a, const auto& b) LONGSPAN_LAMBDA { return a + b; };
-    Lanes t[16 / kLanes];
-    for (int j = 0; j < 16; j += kLanes)
-      t[j / kLanes] = ((load(w + j) + load(w + j + 16)) + load(w + j + 32)) + load(w + j + 48);
-    for (int half = 8 / kLanes; half > 0; half /= 2)
-      for (int j = 0; j < half; ++j) t[j] = t[j] + t[j + half];
-    return fold(t[0], add);
   }
 
   template <bool Careful>
@@ -358,12 +346,14 @@ class NarrowKernel {
 
   Ahead values_at(Interval keys, Interval heads) const {
     const auto [one, last] = runs_at(keys.begin, heads);
-    return Ahead::of_values(one, keys.size(), value_dim_, last.value - one.value);
+    return Ahead::of_values(one, keys.size(), value_dim_, neighbours(last.value - one.value, one.value_stride));
   }
   Ahead keys_at(Interval keys, Interval heads) const {
     const auto [one, last] = runs_at(keys.begin, heads);
-    return Ahead::of_keys(one, keys.size(), head_dim_, last.key - one.key);
+    return Ahead::of_keys(one, keys.size(), head_dim_, neighbours(last.key - one.key, one.key_stride));
   }
+  /// How far apart the first and the last head are, if both stand in the row of one token.
+  static Index neighbours(Index apart, Index stride) { return apart > 0 && apart < stride ? apart : 0; }
   auto runs_at(Index key, Interval heads) const {
     const auto run = [&](Index head) { return p_.source.run(head, key - p_.first_key); };
     return std::pair(run(heads.begin), run(heads.end - 1));

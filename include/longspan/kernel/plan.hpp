@@ -11,7 +11,7 @@ namespace longspan::inline LONGSPAN_ISA {
 /// Counts are over all sequences and query heads of the call.
 struct Plan {
   const char* engine = "";
-  const char* kernel = "";  ///< "wide", "narrow", "wide+narrow" for a mixed batch, or "definition"
+  const char* kernel = "";  ///< "wide", "narrow", "wide+narrow" for a mixed batch, "definition", or "no"
   const char* isa = "";
   Index full_tiles = 0;     ///< tiles (a task's queries × at most 64 keys) that run without a mask test
   Index partial_tiles = 0;  ///< … and with one
@@ -19,7 +19,7 @@ struct Plan {
   Index pairs = 0;          ///< (query, key) pairs that the mask lets see each other, exactly
   double flops = 0;         ///< of the visible pairs: 2 · pairs · (head_dim + value_dim)
   double bytes = 0;         ///< queries, output, and keys and values that some query may see (by the mask's runs), once
-  Index scratch_bytes = 0;  ///< of each worker
+  Index scratch_bytes = 0;  ///< of each worker; a decode split over threads holds some more states of its rows
   Index tasks = 0;          ///< what can run at the same time (key splits of a decode not counted)
 
   /// A few lines of text for people.

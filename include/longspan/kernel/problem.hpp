@@ -1,5 +1,5 @@
 #pragma once
-// What a kernel is given: views, policies, and a sink for finished rows. One call, one problem.
+// What a kernel is given: views, policies, and a sink for finished rows. One sequence, one problem.
 
 #include <cmath>
 #include <tuple>

@@ -140,6 +140,24 @@ template <int Queries>
   ahead = next;
 }
 
+/// The sum of a block's weights, in the order that wide.hpp documents.
+inline float block_sum(const float* w) {
+  Lanes t[16 / kLanes];
+  for (int j = 0; j < 16; j += kLanes)
+    t[j / kLanes] = ((load(w + j) + load(w + j + 16)) + load(w + j + 32)) + load(w + j + 48);
+  for (int half = 8 / kLanes; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) t[j] = t[j] + t[j + half];
+  return fold(t[0], [](const auto& a, const auto& b) LONGSPAN_LAMBDA { return a + b; });
+}
+
+/// The largest lane. With a NaN among them it may be any: weights then are NaN whatever the maximum is.
+inline float largest_lane(const Lanes& x) {
+  return fold(x, [](const auto& a, const auto& b) LONGSPAN_LAMBDA {
+    using std::max;
+    return max(a, b);
+  });
+}
+
 /// out[q][dims] = rescale[q] · out[q][dims] + Σ_j weight[q][j] · value[j][dims], for Queries queries and Vectors
 /// vectors of value dims; without `rescale` the factor is 1. Careful: as for wide_values.
 template <int Queries, int Vectors, bool Careful, class Element>

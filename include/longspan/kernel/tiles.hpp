@@ -33,25 +33,32 @@ struct Work {
   }
 };
 
+/// mask.some, with kNoRun for any empty answer.
+template <Mask M>
+LONGSPAN_INLINE Interval next_some(const M& mask, Interval queries, Index k) {
+  const Interval run = mask.some(queries, k);
+  return run.empty() ? kNoRun : run;
+}
+
 /// Calls f(Tile) for every tile of `keys` (absolute positions) that some query may see, in ascending order.
 /// O(runs + tiles): what no query sees is never visited.
 template <Mask M, class F>
 LONGSPAN_INLINE void for_each_tile(const M& mask, Interval queries, Interval keys, F&& f) {
   if (queries.empty() || keys.empty()) return;
-  Interval run = mask.some(queries, keys.begin);
+  Interval run = next_some(mask, queries, keys.begin);
   Interval all = mask.every(queries, keys.begin);
   while (run.begin < keys.end) {
     const Index block = run.begin / kBlock * kBlock;
     const Index end = std::min(block + kBlock, keys.end);
     Tile tile{block, {run.begin, std::min(run.end, end)}, false};
     while (run.end < end) {  // further runs in the same block: one tile over all of them
-      run = mask.some(queries, run.end);
+      run = next_some(mask, queries, run.end);
       if (run.begin >= end) break;
       tile.keys.end = std::min(run.end, end);
     }
     if (run.begin < end) {  // the run ends with this block or goes on behind it
       run.begin = end;
-      if (run.empty()) run = mask.some(queries, end);
+      if (run.empty()) run = next_some(mask, queries, end);
     }
     if (all.end <= tile.keys.begin) all = mask.every(queries, tile.keys.begin);
     tile.full = all.contains(tile.keys);

@@ -95,7 +95,7 @@ class PagedCache {
   const PagedShape& shape() const { return shape_; }
   Index free_pages() const { return static_cast<Index>(free_.size()); }
 
-  /// A new, empty sequence. O(1), and takes no page.
+  /// A new, empty sequence. It takes no page. O(sequences).
   SequenceId open() {
     Index slot = 0;
     while (slot < static_cast<Index>(sequences_.size()) && sequences_[static_cast<std::size_t>(slot)].open) ++slot;
@@ -174,6 +174,8 @@ class PagedCache {
     check(shape.head_dim >= 1, "PagedCache.head_dim", shape.head_dim, ">= 1");
     check(shape.value_dim >= 0, "PagedCache.value_dim", shape.value_dim, ">= 0");
     check(shape.layers >= 1, "PagedCache.layers", shape.layers, ">= 1");
+    check(shape.head_dim < kPositionEnd, "PagedCache.head_dim", shape.head_dim, "below 2^52");
+    check(shape.value_dim < kPositionEnd, "PagedCache.value_dim", shape.value_dim, "below 2^52");
     if (shape.value_dim == 0) shape.value_dim = shape.head_dim;
     Index size = static_cast<Index>(sizeof(T));
     for (const Index factor :

@@ -17,7 +17,6 @@ class SoftCap {
 
   template <class Score>
   LONGSPAN_INLINE Score operator()(const Score& score, const auto&, const auto&) const {
-    using std::tanh;
     return tanh(score / Score(cap_)) * Score(cap_);
   }
 
