@@ -33,8 +33,16 @@ class AllWork {
 };
 
 TEST(Allocation, OperatorsCount) {
-  EXPECT_EQ(allocated([] { std::vector<int> x(3); }).calls, 1);
-  EXPECT_GE(allocated([] { std::vector<int> x(3); }).bytes, 12);
+  EXPECT_EQ(allocated([] {
+              std::vector<int> x(3);
+              [[maybe_unused]] int* volatile seen = x.data();
+            }).calls,
+            1);
+  EXPECT_GE(allocated([] {
+              std::vector<int> x(3);
+              [[maybe_unused]] int* volatile seen = x.data();
+            }).bytes,
+            12);
   EXPECT_EQ(allocated([] { Scratch().floats(7); }).calls, 1);
 }
 
