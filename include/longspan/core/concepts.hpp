@@ -9,9 +9,8 @@
 namespace longspan::inline LONGSPAN_ISA {
 
 /// Which keys a query sees.
-///   allows(q, k)   the definition, on absolute positions: Index, or Position with one side in lanes; comparisons of
-///   those
-///                  combine by & | ! with each other and with bool
+///   allows(q, k)   the definition, on absolute positions: Index, or Position with one side in lanes; what comparing
+///                  those gives combines by & | ! with each other and with bool
 ///   some(Q, k)     the next run of keys at or after k that some query of Q may see (too wide is safe)
 ///   every(Q, k)    the next run that every query of Q sees (too narrow is safe); any empty interval: no further run
 /// Laws: M1 a visible key lies in a run of `some`; M2 a key in a run of `every` is visible to all of Q; M3 runs ascend,
