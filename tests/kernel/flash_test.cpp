@@ -212,7 +212,8 @@ TEST(Flash, RaggedBatches) {
 }
 
 TEST(Flash, SourcesOfAUser) {
-  for (const cases::Shape& shape : {cases::Shape{1, 150, 4, 2, 24, 20}, cases::Shape{20, 300, 2, 1, 17, 33}}) {
+  for (const cases::Shape& shape :
+       {cases::Shape{1, 12, 4, 2, 24, 20}, cases::Shape{1, 150, 4, 2, 24, 20}, cases::Shape{20, 300, 2, 1, 17, 33}}) {
     const cases::Tensors t(shape);
     const Call call = call_of(t, causal().mask);
     const Result wanted = call.by(call.contiguous());
