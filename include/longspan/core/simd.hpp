@@ -48,10 +48,11 @@ LONGSPAN_INLINE double fma(double a, double b, double c) { return std::fma(a, b,
 LONGSPAN_INLINE Lanes load(const float* p) { return Lanes::load_unaligned(p); }
 LONGSPAN_INLINE void store(float* p, const Lanes& x) { x.store_unaligned(p); }
 
-/// Asks for the cache line of p; never faults.
+/// Asks for the cache line of p, to read or to write it; never faults.
+template <bool Write = false>
 LONGSPAN_INLINE void prefetch(const void* p) {
 #if defined(__GNUC__) || defined(__clang__)
-  __builtin_prefetch(p);
+  __builtin_prefetch(p, Write);
 #endif
 }
 
@@ -87,25 +88,28 @@ LONGSPAN_INLINE float fold(const Lanes& x, Op&& op) {
 #endif
 }
 
-/// 2^x for x <= 0, within 2 ulp where the result is a normal float (degree-6 minimax on [-1/2, 1/2], an exact power of
-/// two applied in two halves so that denormals come out right); exactly 1 at 0, exactly 0 below -149.5, NaN stays NaN.
+/// 2^x for x <= 0, within 2 ulp where the result is a normal float (degree-6 minimax on [-1/2, 1/2], and a power of two
+/// applied so that denormals come out right); exactly 1 at 0, exactly 0 from -150 on, NaN stays NaN.
 LONGSPAN_INLINE Lanes exp2(const Lanes& x) {
-  const Lanes whole = xsimd::nearbyint(xsimd::max(x, Lanes(-150.f)));
-  const Lanes f = x - whole;
-  Lanes p(1.535336188319500e-4f);
-  p = fma(p, f, Lanes(1.339887440266574e-3f));
-  p = fma(p, f, Lanes(9.618437357674640e-3f));
-  p = fma(p, f, Lanes(5.550332471162809e-2f));
-  p = fma(p, f, Lanes(2.402264791363012e-1f));
-  p = fma(p, f, Lanes(6.931472028550421e-1f));
-  p = fma(p, f, Lanes(1.0f));
+  const auto two_to = [](const Lanes& f) LONGSPAN_LAMBDA {
+    Lanes p(1.535336188319500e-4f);
+    p = fma(p, f, Lanes(1.339887440266574e-3f));
+    p = fma(p, f, Lanes(9.618437357674640e-3f));
+    p = fma(p, f, Lanes(5.550332471162809e-2f));
+    p = fma(p, f, Lanes(2.402264791363012e-1f));
+    p = fma(p, f, Lanes(6.931472028550421e-1f));
+    return fma(p, f, Lanes(1.0f));
+  };
 #if defined(__AVX512F__)
-  const Lanes scaled(_mm512_scalef_ps(p, whole));
+  // scalef(NaN, -inf) is 0, which is what the subtraction of -inf from itself leads to.
+  const Lanes whole(_mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  return Lanes(_mm512_scalef_ps(two_to(x - whole), whole));
 #else
-  const Lanes half = xsimd::nearbyint(whole * 0.5f);
-  const Lanes scaled = xsimd::ldexp(xsimd::ldexp(p, xsimd::to_int(half)), xsimd::to_int(whole - half));
+  const Lanes bounded = xsimd::max(x, Lanes(-151.f));  // 2^-151 rounds to 0
+  const Lanes whole = xsimd::nearbyint(bounded), half = xsimd::nearbyint(whole * 0.5f);
+  const Lanes p = two_to(bounded - whole);
+  return xsimd::ldexp(xsimd::ldexp(p, xsimd::to_int(half)), xsimd::to_int(whole - half));
 #endif
-  return xsimd::select(x < Lanes(-149.5f), Lanes(0.f), scaled);
 }
 inline float exp2(float x) { return exp2(Lanes(x)).get(0); }
 

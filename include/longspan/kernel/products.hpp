@@ -12,79 +12,99 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// Element d of key j is data[j·key_stride + d·dim_stride].
-template <class Element>
-struct KeyRows {
-  const Element* data;
-  Index key_stride, dim_stride;
-};
-
-/// weight[k][queries] = Σ_d key[k][d] · query[d][queries], for Keys keys and Vectors vectors of queries in aligned rows
-/// of Vectors·kLanes.
-template <int Keys, int Vectors, class Element>
-[[gnu::noinline]] void wide_scores(KeyRows<Element> key, Index dim, const float* query, float* weight, Ahead& ahead) {
+/// weight[k][queries] = Σ_d key[k][d] · query[d][queries], and largest[queries] the largest of them and of itself: for
+/// `keys` keys, Keys at a time (the last ones may be done twice), and Vectors vectors of queries in aligned rows of
+/// Vectors·kLanes. Element d of key k is key[k·stride + d] in rows, and key[k + d·stride] in columns. All tiles of a
+/// block in one call: what a call costs is 4% of a tile.
+template <int Keys, int Vectors, bool Rows>
+[[gnu::noinline]] void wide_scores(const float* key, Index stride, Index keys, Index dim, const float* query,
+                                   float* weight, float* largest, Ahead& ahead) {
+  if constexpr (Keys > 1)
+    if (keys < Keys) return wide_scores<Keys / 2, Vectors, Rows>(key, stride, keys, dim, query, weight, largest, ahead);
   Ahead next = ahead;  // a copy stays in registers
-  Lanes a[Keys][Vectors];
-  unroll<Keys>([&](auto k) LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
-  for (Index d = 0; d < dim; ++d) {
-    Lanes x[Vectors];
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(query + i * kLanes); });
-    unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
-      const Lanes b(static_cast<float>(key.data[k * key.key_stride]));
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = fma(b, x[i], a[k][i]); });
+  for (Index j = 0;;) {
+    const float* k0 = key + j * (Rows ? stride : 1);
+    const float* x0 = query;
+    Lanes a[Keys][Vectors];
+    unroll<Keys>([&](auto k)
+                     LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
+    for (Index d = 0; d < dim; ++d) {
+      Lanes x[Vectors];
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
+      unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
+        const Lanes b(k0[k * (Rows ? stride : 1)]);
+        unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = fma(b, x[i], a[k][i]); });
+      });
+      next.step();
+      k0 += Rows ? 1 : stride;
+      x0 += Vectors * kLanes;
+    }
+    float* to = weight + j * Vectors * kLanes;
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+      Lanes top = Lanes::load_aligned(largest + i * kLanes);
+      unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
+        a[k][i].store_aligned(to + (k * Vectors + i) * kLanes);
+        top = xsimd::max(top, a[k][i]);
+      });
+      top.store_aligned(largest + i * kLanes);
     });
-    next.step();
-    key.data += key.dim_stride;
-    query += Vectors * kLanes;
+    if (j + Keys >= keys) break;
+    j = std::min(j + Keys, keys - Keys);
   }
-  unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(weight + (k * Vectors + i) * kLanes); });
-  });
   ahead = next;
 }
 
 /// What a row of values becomes before a block's values are added.
 enum class Start { kZero, kRescale, kKeep };
 
-/// out[d][queries] = start(out) + Σ_j value[j][d] · weight[j][queries], for Dims value dims. `rescale` is a factor per
-/// query. Careful: a weight of 0 adds nothing even to a value that is not finite.
-template <int Dims, int Vectors, bool Careful, class Element>
-[[gnu::noinline]] void wide_values(const Element* value, Index value_stride, Index keys, const float* weight,
+/// out[d][queries] = start(out) + Σ_j value[j][d] · weight[j][queries], for `dims` value dims, Dims at a time.
+/// `rescale` is a factor per query. Careful: a weight of 0 adds nothing even to a value that is not finite.
+template <int Dims, int Vectors, bool Careful>
+[[gnu::noinline]] void wide_values(const float* value, Index value_stride, Index keys, Index dims, const float* weight,
                                    float* out, Start start, const float* rescale, Ahead& ahead) {
   Ahead next = ahead;
-  Lanes a[Dims][Vectors];
-  if (start == Start::kZero)
-    unroll<Dims>([&](auto k)
-                     LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
-  else
-    unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes::load_aligned(out + (k * Vectors + i) * kLanes); });
-    });
-  if (start == Start::kRescale)
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
-      const Lanes by = Lanes::load_aligned(rescale + i * kLanes);
-      unroll<Dims>([&](auto k) LONGSPAN_LAMBDA { a[k][i] = a[k][i] * by; });
-    });
-  for (Index j = 0; j < keys; ++j) {
-    Lanes x[Vectors];
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(weight + i * kLanes); });
-    unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
-      const Lanes b(static_cast<float>(value[k]));
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
-        if constexpr (Careful)
-          a[k][i] = xsimd::select(x[i] == Lanes(0.f), a[k][i], fma(b, x[i], a[k][i]));
-        else
-          a[k][i] = fma(b, x[i], a[k][i]);
+  for (; dims >= Dims; dims -= Dims) {
+    Lanes a[Dims][Vectors];
+    if (start == Start::kZero)
+      unroll<Dims>([&](auto k)
+                       LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
+    else
+      unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
+        unroll<Vectors>([&](auto i)
+                            LONGSPAN_LAMBDA { a[k][i] = Lanes::load_aligned(out + (k * Vectors + i) * kLanes); });
       });
+    if (start == Start::kRescale)
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+        const Lanes by = Lanes::load_aligned(rescale + i * kLanes);
+        unroll<Dims>([&](auto k) LONGSPAN_LAMBDA { a[k][i] = a[k][i] * by; });
+      });
+    const float *v0 = value, *x0 = weight;
+    for (Index j = 0; j < keys; ++j) {
+      Lanes x[Vectors];
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
+      unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
+        const Lanes b(v0[k]);
+        unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+          if constexpr (Careful)
+            a[k][i] = xsimd::select(x[i] == Lanes(0.f), a[k][i], fma(b, x[i], a[k][i]));
+          else
+            a[k][i] = fma(b, x[i], a[k][i]);
+        });
+      });
+      next.step();
+      v0 += value_stride;
+      x0 += Vectors * kLanes;
+    }
+    unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(out + (k * Vectors + i) * kLanes); });
     });
-    next.step();
-    value += value_stride;
-    weight += Vectors * kLanes;
+    value += Dims;
+    out += Dims * Vectors * kLanes;
   }
-  unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(out + (k * Vectors + i) * kLanes); });
-  });
   ahead = next;
+  if constexpr (Dims > 1)
+    if (dims > 0)
+      wide_values<Dims / 2, Vectors, Careful>(value, value_stride, keys, dims, weight, out, start, rescale, ahead);
 }
 
 /// weight[q][keys] = Σ_d query[q][d] · key[d][keys], for Queries queries and Vectors vectors of keys that lie at `key`,

@@ -27,7 +27,7 @@ class WideKernel {
   static constexpr Index kRows = Vectors * kLanes;
 
   static Index scratch_floats(Index head_dim, Index value_dim) {
-    return kRows * (head_dim + kBlock + 2 * value_dim + 1) + 16;
+    return kRows * (head_dim + kBlock + 2 * value_dim + 2);
   }
 
   WideKernel(const P& problem, const TaskRange& task, Scratch& scratch)
@@ -42,12 +42,14 @@ class WideKernel {
     value_ = weight_ + kBlock * kRows;
     total_value_ = value_ + value_dim_ * kRows;
     rescale_ = total_value_ + value_dim_ * kRows;
+    largest_ = rescale_ + kRows;
   }
 
   /// Attention of the rows (at most kRows of them) over all keys, into the problem's sink.
   void run() {
     load_queries();
     pass<false>();
+    ask_for<true>(p_.sink.rows, value_dim_);
     // 0·NaN: a masked key's weight of exactly 0 spreads what is not finite in its value to rows that don't see it.
     // Nothing else makes such a row, so it is looked for once, at the end, and the rows are done again with care.
     if (!finite()) pass<true>();
@@ -57,8 +59,16 @@ class WideKernel {
  private:
   void load_queries() {
     const Index rows = rows_.size();
+    ask_for<false>(p_.q, head_dim_);
     if (rows < kRows) std::fill_n(query_, head_dim_ * kRows, 0.f);
     transpose(p_.q.row(rows_.begin, head_), p_.q.token_stride, rows, head_dim_, p_.query_factor(), query_, kRows);
+  }
+
+  /// The rows of a tensor, all at once: a transposition by itself waits for every line.
+  template <bool Write, class T>
+  void ask_for(const TensorView<T>& tensor, Index dim) const {
+    for (Index r = rows_.begin; r < rows_.end; ++r)
+      for (Index d = 0; d < dim; d += 64 / static_cast<Index>(sizeof(T))) prefetch<Write>(tensor.row(r, head_) + d);
   }
 
   /// Splits in ascending order, each from an empty state, merged into the total.
@@ -129,15 +139,15 @@ class WideKernel {
 
   void scores(const Tile& tile) {
     Ahead ahead = values_of(tile).over(ceil_div(tile.keys.size(), kTileKeys) * head_dim_);
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { max_[i].store_aligned(largest_ + i * kLanes); });
     for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
-      const auto rows = [&](Index j) LONGSPAN_LAMBDA {
-        return KeyRows<typename P::Source::Element>{run.key + j * run.key_stride, run.key_stride, run.dim_stride};
-      };
       float* weight = weight_ + at * kRows;
-      Index j = 0;
-      for (; j + kTileKeys <= run.size; j += kTileKeys)
-        wide_scores<kTileKeys, Vectors>(rows(j), head_dim_, query_, weight + j * kRows, ahead);
-      for (; j < run.size; ++j) wide_scores<1, Vectors>(rows(j), head_dim_, query_, weight + j * kRows, ahead);
+      if (run.dim_stride == 1)
+        wide_scores<kTileKeys, Vectors, true>(run.key, run.key_stride, run.size, head_dim_, query_, weight, largest_,
+                                              ahead);
+      else
+        wide_scores<kTileKeys, Vectors, false>(run.key, run.dim_stride, run.size, head_dim_, query_, weight, largest_,
+                                               ahead);
     });
   }
 
@@ -145,41 +155,51 @@ class WideKernel {
   void adjust(const Tile& tile) {
     const Index first = p_.first_query + rows_.begin;
     const Lanes lane = iota();
+    Lanes largest[Vectors];
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { largest[i] = max_[i]; });
     for (Index key = tile.keys.begin; key < tile.keys.end; ++key) {
       const Position<float> k{key, 0.f};
       unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
         float* at = weight_ + (key - tile.block) * kRows + i * kLanes;
         const Position<Lanes> q{first, lane + Lanes(static_cast<float>(i * kLanes))};
-        store(at, finish_scores(p_, load(at), q, k, head_, tile.full));
+        const Lanes score = finish_scores(p_, Lanes::load_aligned(at), q, k, head_, tile.full);
+        score.store_aligned(at);
+        largest[i] = xsimd::max(largest[i], score);
       });
     }
+    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { largest[i].store_aligned(largest_ + i * kLanes); });
   }
 
   /// Weights, running maximum and sum. True when some row's maximum grew, so that values have to be rescaled.
   bool softmax(const Tile& tile) {
+    // Whole groups of 16 keys, for the order of the sum; a key that is not the tile's weighs exactly nothing.
+    constexpr Index kGroup = 16;
     const Index from = tile.keys.begin - tile.block, to = tile.keys.end - tile.block;
-    std::fill(weight_, weight_ + from * kRows, 0.f);
-    std::fill(weight_ + to * kRows, weight_ + kBlock * kRows, 0.f);
+    const Index begin = from / kGroup * kGroup, end = ceil_div(to, kGroup) * kGroup;
+    std::fill(weight_ + begin * kRows, weight_ + from * kRows, kMinusInfinity);
+    std::fill(weight_ + to * kRows, weight_ + end * kRows, kMinusInfinity);
+
     bool grew = false;
     unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
-      float* w = weight_ + i * kLanes;
-      Lanes max = max_[i];
-      for (Index j = from; j < to; ++j) max = xsimd::max(max, Lanes::load_aligned(w + j * kRows));
-      const Lanes shift = Merged<Lanes>::finite(max);
-      for (Index j = from; j < to; ++j) exp2(Lanes::load_aligned(w + j * kRows) - shift).store_aligned(w + j * kRows);
+      const Lanes largest = Lanes::load_aligned(largest_ + i * kLanes), shift = Merged<Lanes>::finite(largest);
       const Lanes rescale = exp2(max_[i] - shift);
-      Lanes fold[16];
-      unroll<16>([&](auto j) LONGSPAN_LAMBDA {
-        fold[j] = Lanes::load_aligned(w + j * kRows) + Lanes::load_aligned(w + (j + 16) * kRows);
-        fold[j] = fold[j] + Lanes::load_aligned(w + (j + 32) * kRows);
-        fold[j] = fold[j] + Lanes::load_aligned(w + (j + 48) * kRows);
+      Lanes sum[2][kGroup / 2];  // of the keys j, j+16, j+32, j+48
+      unroll<2>([&](auto half) LONGSPAN_LAMBDA {
+        unroll<kGroup / 2>([&](auto j) LONGSPAN_LAMBDA { sum[half][j] = Lanes(0.f); });
+        const auto at = [&](Index key) { return weight_ + (key + half * (kGroup / 2)) * kRows + i * kLanes; };
+        for (float *w = at(begin), *stop = at(end); w < stop; w += kGroup * kRows)
+          unroll<kGroup / 2>([&](auto j) LONGSPAN_LAMBDA {
+            const Lanes weight = exp2(Lanes::load_aligned(w + j * kRows) - shift);
+            weight.store_aligned(w + j * kRows);
+            sum[half][j] = sum[half][j] + weight;
+          });
       });
-      unroll<8>([&](auto j) LONGSPAN_LAMBDA { fold[j] = fold[j] + fold[j + 8]; });
-      unroll<4>([&](auto j) LONGSPAN_LAMBDA { fold[j] = fold[j] + fold[j + 4]; });
-      unroll<2>([&](auto j) LONGSPAN_LAMBDA { fold[j] = fold[j] + fold[j + 2]; });
-      sum_[i] = fma(sum_[i], rescale, fold[0] + fold[1]);
-      grew = grew || !xsimd::all(max == max_[i]);
-      max_[i] = max;
+      unroll<8>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[1][j]; });
+      unroll<4>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[0][j + 4]; });
+      unroll<2>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[0][j + 2]; });
+      sum_[i] = fma(sum_[i], rescale, sum[0][0] + sum[0][1]);
+      grew = grew | !xsimd::all(largest == max_[i]);  // no jump
+      max_[i] = largest;
       rescale.store_aligned(rescale_ + i * kLanes);
     });
     return grew;
@@ -190,14 +210,8 @@ class WideKernel {
     Start start = fresh_ ? Start::kZero : grew ? Start::kRescale : Start::kKeep;
     Ahead ahead = keys_after(tile).over(ceil_div(value_dim_, kTileKeys) * tile.keys.size());
     for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
-      const float* weight = weight_ + at * kRows;
-      Index d = 0;
-      for (; d + kTileKeys <= value_dim_; d += kTileKeys)
-        wide_values<kTileKeys, Vectors, Careful>(run.value + d, run.value_stride, run.size, weight, value_ + d * kRows,
-                                                 start, rescale_, ahead);
-      for (; d < value_dim_; ++d)
-        wide_values<1, Vectors, Careful>(run.value + d, run.value_stride, run.size, weight, value_ + d * kRows, start,
-                                         rescale_, ahead);
+      wide_values<kTileKeys, Vectors, Careful>(run.value, run.value_stride, run.size, value_dim_, weight_ + at * kRows,
+                                               value_, start, rescale_, ahead);
       start = Start::kKeep;
     });
   }
@@ -242,7 +256,7 @@ class WideKernel {
   Index head_, kv_head_;
   Interval rows_;
   Index head_dim_, value_dim_;
-  float *query_, *weight_, *value_, *total_value_, *rescale_;
+  float *query_, *weight_, *value_, *total_value_, *rescale_, *largest_;
   Lanes max_[Vectors], sum_[Vectors], total_max_[Vectors], total_sum_[Vectors];
   bool fresh_ = true;
 };
