@@ -105,7 +105,7 @@ LONGSPAN_INLINE Lanes exp2(const Lanes& x) {
   const Lanes whole(_mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   return Lanes(_mm512_scalef_ps(two_to(x - whole), whole));
 #else
-  const Lanes bounded = xsimd::max(x, Lanes(-151.f));  // 2^-151 rounds to 0
+  const Lanes bounded = xsimd::max(Lanes(-151.f), x);  // 2^-151 rounds to 0; in this order NaN stays
   const Lanes whole = xsimd::nearbyint(bounded), half = xsimd::nearbyint(whole * 0.5f);
   const Lanes p = two_to(bounded - whole);
   return xsimd::ldexp(xsimd::ldexp(p, xsimd::to_int(half)), xsimd::to_int(whole - half));
