@@ -8,9 +8,10 @@ usage: sh cmake/dev.sh COMMAND
 
   demo                  a story told by a small model (if there is one), then longspan against the alternatives
   test                  build everything and test it, then again a smaller set with sanitizers (LONGSPAN_NO_ASAN=1: not)
-  bench [ARGS…]         benchmarks; ARGS as Google Benchmark takes them
+  bench [ARGS…]         benchmarks; ARGS as Google Benchmark takes them (--benchmark_out=FILE: JSON)
+  plots [JSON…]         draw bench/plots/*.svg from such files; from none: measure what they show first (minutes)
   run EXAMPLE [ARGS…]   build and run one of examples/
-  deps                  install what the others need, nothing else
+  deps [plots]          install what the others (and plots) need, nothing else
 
 LONGSPAN_BUILD_DIR: where to build (build/release).  LONGSPAN_DATA: models and reference data (../shared).
 EOF
@@ -54,7 +55,7 @@ library() {  # library PACKAGE HEADER
     compiles "$2" || missing="$missing $1"
   fi
 }
-find_missing() {
+find_missing() {  # find_missing [plots]
   missing=
   compiles concepts || missing="$missing g++"
   cmake_is_new || missing="$missing cmake"
@@ -65,9 +66,13 @@ find_missing() {
   library libgmock-dev gmock/gmock.h
   library libbenchmark-dev benchmark/benchmark.h
   library libcli11-dev CLI/CLI.hpp
+  [ "${1:-}" = plots ] || return 0
+  library nlohmann-json3-dev nlohmann/json.hpp
+  command -v gnuplot >/dev/null || missing="$missing gnuplot-nox"
+  command -v xmllint >/dev/null || missing="$missing libxml2-utils"  # its test's
 }
-deps() {
-  find_missing
+deps() {  # deps [plots]
+  find_missing "$@"
   [ -n "$missing" ] || return 0
   get='apt-get install -y --no-install-recommends'
   if ! command -v apt-get >/dev/null; then
@@ -84,7 +89,7 @@ deps() {
   quiet "$log_file" apt-get update
   quiet "$log_file" $get $missing
   rm -f "$log_file"
-  find_missing
+  find_missing "$@"
   if [ -n "$missing" ]; then
     say "installed, but still missing or too old (C++20 compiler, cmake 3.20):$missing"
     exit 1
@@ -115,7 +120,7 @@ run_tests() {
   }
   grep -E 'tests passed|^Total Test time' "$1/test.log"
   # ctest counts a program whose tests skip as passed: name them
-  sed -n '/^\[  SKIPPED \] .*ms)$/p' "$1/Testing/Temporary/LastTest.log" | sort -u
+  sed -n -e '/^\[  SKIPPED \] .*ms)$/p' -e '/^skipped: /p' "$1/Testing/Temporary/LastTest.log" | sort -u
 }
 
 # ---- commands -------------------------------------------------------------------------------------------------------
@@ -155,6 +160,29 @@ run_bench() {
   exec "$build/bench/longspan_bench" "$@"
 }
 
+# The rows of the pictures: medians of three, in minutes.
+measure() {  # measure FILE
+  prefill='prefill/(flash/[^/]+/d128/[^/]+|naive/[^/]+/d128/causal)/n([0-9]{1,4}|1[0-9]{4})/t1'
+  decode='decode/[^/]+/[^/]+/g[0-9]+/n[0-9]+/t[0-9]+'
+  say "measuring for some minutes: $1"
+  quiet "$1.log" "$build/bench/longspan_bench" --benchmark_filter="^($prefill|$decode)\$" --benchmark_min_time=0.2 \
+    --benchmark_repetitions=3 --benchmark_out="$1" --benchmark_out_format=json
+}
+
+run_plots() {
+  deps plots
+  configure "$build" -DCMAKE_BUILD_TYPE=Release
+  if [ $# -eq 0 ]; then
+    make_targets "$build" longspan_bench longspan_plot
+    set -- "$build/bench.json"
+    measure "$1"
+  else
+    make_targets "$build" longspan_plot
+  fi
+  "$build/bench/longspan_plot" "$root/bench/plots" "$@" >"$build/plots.gnuplot"
+  gnuplot "$build/plots.gnuplot"
+}
+
 run_example() {
   if [ $# -eq 0 ] || [ ! -f "$root/examples/$1.cpp" ]; then
     say "examples: $(cd "$root/examples" && ls | sed -n 's/\.cpp$//p' | tr '\n' ' ')"
@@ -174,7 +202,8 @@ case $command in
   demo) run_demo ;;
   test) run_test ;;
   bench) run_bench "$@" ;;
+  plots) run_plots "$@" ;;
   run) run_example "$@" ;;
-  deps) deps ;;
+  deps) deps "$@" ;;
   *) usage && exit 2 ;;
 esac

@@ -3,6 +3,7 @@
 
 #include <longspan/attention.hpp>
 #include <longspan/core/eigen.hpp>
+#include <longspan/exec/openmp.hpp>
 #include <longspan/exec/serial.hpp>
 #include <longspan/exec/thread_pool.hpp>
 #include <longspan/kv/contiguous.hpp>

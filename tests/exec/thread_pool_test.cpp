@@ -9,34 +9,14 @@
 #include <longspan/core/executor_ref.hpp>
 #include <longspan/exec/serial.hpp>
 #include <longspan/exec/thread_pool.hpp>
-#include <mutex>
-#include <stdexcept>
 #include <support/count_allocations.hpp>
+#include <support/executors.hpp>
 #include <support/refused.hpp>
 #include <thread>
 #include <vector>
 
 namespace longspan::testing {
 namespace {
-
-/// Every task once, on a worker of the range that does nothing else at the time.
-template <class E>
-void expect_each_once(E& executor, Index n) {
-  std::vector<std::atomic<int>> done(static_cast<std::size_t>(n)),
-      at_work(static_cast<std::size_t>(executor.workers()));
-  std::atomic<int> wrong{0};
-  executor.for_each(n, [&](Index task, Index worker) {
-    if (task < 0 || task >= n || worker < 0 || worker >= executor.workers()) {
-      ++wrong;
-      return;
-    }
-    if (at_work[static_cast<std::size_t>(worker)].fetch_add(1) != 0) ++wrong;
-    ++done[static_cast<std::size_t>(task)];
-    at_work[static_cast<std::size_t>(worker)].fetch_sub(1);
-  });
-  EXPECT_EQ(wrong, 0) << n << " tasks";
-  for (std::size_t i = 0; i < done.size(); ++i) ASSERT_EQ(done[i], 1) << "task " << i << " of " << n;
-}
 
 /// A user's: nothing but what the concept asks for, and not copyable.
 class Backwards {
@@ -96,12 +76,12 @@ TEST(Serial, InOrder) {
 
 TEST(ThreadPool, AllWorkersWork) {
   ThreadPool pool(3);
-  std::atomic<int> arrived{0};
-  pool.for_each(3, [&](Index, Index) {  // ends only when three tasks run at the same time
-    ++arrived;
-    while (arrived < 3) std::this_thread::yield();
-  });
-  EXPECT_EQ(arrived, 3);
+  expect_all_workers_work(pool);
+}
+
+TEST(ThreadPool, InAscendingOrder) {
+  ThreadPool pool(3);
+  expect_ascending(pool);
 }
 
 TEST(ThreadPool, RefusesNoThreads) {
@@ -111,47 +91,19 @@ TEST(ThreadPool, RefusesNoThreads) {
 
 TEST(ThreadPool, ExceptionsComeBack) {
   ThreadPool pool(3);
-  for (int round = 0; round < 200; ++round) {
-    const Index bad = round % 50;
-    std::atomic<int> ran{0};
-    try {
-      pool.for_each(50, [&](Index task, Index) {
-        ++ran;
-        if (task == bad) throw std::runtime_error("task " + std::to_string(task));
-      });
-      ADD_FAILURE() << "nothing thrown";
-    } catch (const std::runtime_error& error) {
-      EXPECT_EQ(error.what(), "task " + std::to_string(bad));
-    }
-    EXPECT_GE(ran, 1);
-    EXPECT_LE(ran, 50);
-    expect_each_once(pool, 20);
-  }
+  expect_exceptions_come_back(pool);
+  expect_the_rest_is_dropped(pool);
 }
 
 TEST(ThreadPool, OneOfManyExceptions) {
-  ThreadPool pool(3);
-  for (int round = 0; round < 100; ++round)
-    EXPECT_THROW(pool.for_each(30, [](Index, Index) { throw std::out_of_range("all"); }), std::out_of_range);
-  for (const Index n : {1, 2}) EXPECT_THROW(pool.for_each(n, [](Index, Index) { throw 7; }), int);
-  ThreadPool alone(1);
-  EXPECT_THROW(alone.for_each(5, [](Index, Index) { throw 7; }), int);
-  expect_each_once(pool, 100);
-  expect_each_once(alone, 100);
+  ThreadPool pool(3), alone(1);
+  expect_one_of_many_exceptions(pool);
+  expect_one_of_many_exceptions(alone);
 }
 
 TEST(ThreadPool, CallsFromInsideATask) {
   ThreadPool pool(3);
-  std::atomic<Index> sum{0};
-  pool.for_each(20, [&](Index outer, Index) {
-    pool.for_each(10, [&](Index inner, Index worker) {
-      EXPECT_EQ(worker, 0);
-      sum += outer * 10 + inner;
-    });
-  });
-  EXPECT_EQ(sum, 199 * 200 / 2);
-  EXPECT_THROW(pool.for_each(20, [&](Index, Index) { pool.for_each(2, [](Index, Index) { throw 7; }); }), int);
-  expect_each_once(pool, 100);
+  expect_calls_inside_a_task_are_serial(pool);
 }
 
 TEST(ThreadPool, OnePoolInsideAnother) {
@@ -180,32 +132,9 @@ TEST(ThreadPoolDeathTest, BackToItsOwnPoolThroughAnother) {
   EXPECT_EXIT(in_time(), ::testing::ExitedWithCode(0), "");
 }
 
-TEST(ThreadPool, CallersFromManyThreadsTakeTurns) {
+TEST(ThreadPool, CallersFromManyThreads) {
   ThreadPool pool(3);
-  std::atomic<Index> sum{0};
-  std::atomic<int> wrong{0};
-  std::vector<std::thread> callers;
-  for (int c = 0; c < 4; ++c)
-    callers.emplace_back([&, c] {
-      for (int round = 0; round < 300; ++round) {
-        std::vector<Index> mine(40);
-        const auto fill = [&](Index task, Index) {
-          if (c == 3 && task == 20 && round % 10 == 0) throw c;
-          mine[static_cast<std::size_t>(task)] = task;
-        };
-        try {
-          pool.for_each(40, fill);
-          for (const Index task : mine) sum += task;
-          if (c == 3 && round % 10 == 0) ++wrong;
-        } catch (int thrower) {
-          if (thrower != c) ++wrong;  // another caller's exception
-          sum += 780;
-        }
-      }
-    });
-  for (std::thread& caller : callers) caller.join();
-  EXPECT_EQ(sum, 4 * 300 * 780);
-  EXPECT_EQ(wrong, 0);
+  expect_many_callers_do_not_mix(pool);
 }
 
 TEST(ThreadPool, SleepsAndWakes) {
@@ -219,11 +148,7 @@ TEST(ThreadPool, SleepsAndWakes) {
 
 TEST(ThreadPool, TheCallerSeesWhatTasksWrote) {
   ThreadPool pool(3);
-  std::vector<Index> x(1000);
-  for (Index round = 1; round <= 200; ++round) {
-    pool.for_each(1000, [&](Index task, Index) { x[static_cast<std::size_t>(task)] += task; });
-    for (Index i = 0; i < 1000; ++i) ASSERT_EQ(x[static_cast<std::size_t>(i)], round * i);
-  }
+  expect_the_caller_sees_what_tasks_wrote(pool);
 }
 
 TEST(ThreadPool, AllocatesNothingPerCall) {
