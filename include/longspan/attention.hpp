@@ -67,7 +67,7 @@ class Batch {
   }
 
   /// Where the data are: after the checks, so that nothing is touched before they pass.
-  Batch& with(TensorView<const float> q, RowSink sink) {
+  Batch& with(QueryTensor q, RowSink sink) {
     q_ = q;
     sink_ = sink;
     return *this;
@@ -138,7 +138,7 @@ class Batch {
   const Options& options_;
   const M& mask_;
   const Scores& scores_;
-  TensorView<const float> q_;
+  QueryTensor q_;
   RowSink sink_;
 };
 
@@ -161,20 +161,19 @@ class Attention {
  public:
   Attention(M mask, Scores scores) : mask_(std::move(mask)), scores_(std::move(scores)) {}
 
-  void operator()(TensorView<const float> q, TensorView<const float> keys, TensorView<const float> values,
-                  TensorView<float> out, const Options& options = {}) const {
+  template <class K = const float, class V = const float>
+  void operator()(QueryTensor q, TensorView<K> keys, TensorView<V> values, OutputTensor out,
+                  const Options& options = {}) const {
     (*this)(q, Contiguous(keys, values), out, options);
   }
   /// Keys and values from one source: contiguous, a view of a paged cache, or a user's own.
   template <KeyValueSource Source>
-  void operator()(TensorView<const float> q, const Source& source, TensorView<float> out,
-                  const Options& options = {}) const {
+  void operator()(QueryTensor q, const Source& source, OutputTensor out, const Options& options = {}) const {
     (*this)(q, std::span<const Source>(&source, 1), out, options);
   }
   /// A ragged batch of one source per sequence; queries as options.cumulative_queries says.
   template <KeyValueSource Source>
-  void operator()(TensorView<const float> q, std::span<const Source> sources, TensorView<float> out,
-                  const Options& options = {}) const {
+  void operator()(QueryTensor q, std::span<const Source> sources, OutputTensor out, const Options& options = {}) const {
     detail::Batch batch(q.shape(), sources, options, mask_, scores_);
     check(out.tokens == q.tokens, "out.tokens", out.tokens, q.tokens);
     check(out.heads == q.heads, "out.heads", out.heads, q.heads);
@@ -184,12 +183,12 @@ class Attention {
 
   /// The same over some of the keys, to be merged with the result over others (see merge): give each its first_key, and
   /// both the same first_query. options.lse is not written.
-  Partial partial(TensorView<const float> q, TensorView<const float> keys, TensorView<const float> values,
-                  const Options& options = {}) const {
+  template <class K = const float, class V = const float>
+  Partial partial(QueryTensor q, TensorView<K> keys, TensorView<V> values, const Options& options = {}) const {
     return partial(q, Contiguous(keys, values), options);
   }
   template <KeyValueSource Source>
-  Partial partial(TensorView<const float> q, const Source& source, const Options& options = {}) const {
+  Partial partial(QueryTensor q, const Source& source, const Options& options = {}) const {
     detail::Batch batch(q.shape(), std::span<const Source>(&source, 1), options, mask_, scores_);
     Partial result(q.tokens, q.heads, source.value_dim());
     Engine::run(batch.with(q, result.sink()), options.executor, options.kernel);
@@ -197,7 +196,8 @@ class Attention {
   }
 
   /// What a call would do. O(queries · runs of the mask); for Flash also the tiles it will visit, exactly.
-  Plan plan(Shape q, TensorView<const float> keys, TensorView<const float> values, const Options& options = {}) const {
+  template <class K = const float, class V = const float>
+  Plan plan(Shape q, TensorView<K> keys, TensorView<V> values, const Options& options = {}) const {
     return plan(q, Contiguous(keys, values), options);
   }
   template <KeyValueSource Source>
@@ -208,8 +208,8 @@ class Attention {
   Plan plan(Shape q, std::span<const Source> sources, const Options& options = {}) const {
     detail::Batch batch(q, sources, options, mask_, scores_);
     const TensorView<const float> queries{nullptr, q.tokens, q.heads, q.dim, 0, 0};
-    return Engine::plan(batch.with(queries, {{nullptr, q.tokens, q.heads, 0, 0, 0}}), options.kernel,
-                        options.executor.workers());
+    const TensorView<float> out{nullptr, q.tokens, q.heads, 0, 0, 0};
+    return Engine::plan(batch.with(queries, {out}), options.kernel, options.executor.workers());
   }
 
  private:

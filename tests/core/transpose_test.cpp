@@ -11,7 +11,7 @@
 namespace longspan::testing {
 namespace {
 
-void check_transpose(Index rows, Index columns, Index in_pad, Index out_pad, float scale) {
+void check_transpose(Index rows, Index columns, Index in_pad, Index out_pad) {
   const Index in_stride = columns + in_pad, out_stride = rows + out_pad;
   Random random(61);
   // Memory of exactly the size that may be read, so that the address sanitizer sees a load behind it.
@@ -23,8 +23,8 @@ void check_transpose(Index rows, Index columns, Index in_pad, Index out_pad, flo
   std::vector<float> out(static_cast<std::size_t>(columns * out_stride + 16), untouched), wanted = out;
   for (Index r = 0; r < rows; ++r)
     for (Index c = 0; c < columns; ++c)
-      wanted[static_cast<std::size_t>(c * out_stride + r)] = in[static_cast<std::size_t>(r * in_stride + c)] * scale;
-  transpose(in.get(), in_stride, rows, columns, scale, out.data(), out_stride);
+      wanted[static_cast<std::size_t>(c * out_stride + r)] = in[static_cast<std::size_t>(r * in_stride + c)];
+  transpose(in.get(), in_stride, rows, columns, out.data(), out_stride);
   ASSERT_TRUE(same_bits(out, wanted)) << rows << "×" << columns << ", strides " << in_stride << " and " << out_stride;
 }
 
@@ -32,18 +32,12 @@ TEST(Transpose, AllSmallSizes) {
   for (Index rows = 0; rows <= 37; ++rows)
     for (Index columns = 0; columns <= 37; ++columns)
       for (const Index in_pad : {0, 1, 5})
-        for (const Index out_pad : {0, 1, 7}) check_transpose(rows, columns, in_pad, out_pad, 1.f);
-}
-
-TEST(Transpose, Scales) {
-  for (const float scale : {0.125f, 0.3f, -2.f, 0.f})
-    for (const Index rows : {1, 4, 7, 48})
-      for (const Index columns : {1, 4, 6, 64}) check_transpose(rows, columns, 3, 2, scale);
+        for (const Index out_pad : {0, 1, 7}) check_transpose(rows, columns, in_pad, out_pad);
 }
 
 TEST(Transpose, SizesOfTheKernels) {
   for (const Index rows : {47, 48, 49, 63, 64})
-    for (const Index columns : {64, 80, 96, 127, 128, 130}) check_transpose(rows, columns, 0, 64 - rows, 1.f);
+    for (const Index columns : {64, 80, 96, 127, 128, 130}) check_transpose(rows, columns, 0, 64 - rows);
 }
 
 }  // namespace

@@ -90,7 +90,7 @@ TEST(View, SizesThatOverflowAreRefused) {
 TEST(Contiguous, HandsOutTheRestOfAHead) {
   std::vector<float> k = counting(6 * 2 * 3), v = counting(6 * 2 * 5);
   const Contiguous source(view(k, 6, 2, 3), heads_first(v, 2, 6, 5));
-  static_assert(KeyValueSource<Contiguous>);
+  static_assert(KeyValueSource<Contiguous<>>);
   EXPECT_EQ(source.keys(), 6);
   EXPECT_EQ(source.kv_heads(), 2);
   EXPECT_EQ(source.head_dim(), 3);

@@ -120,17 +120,17 @@ TEST_F(Errors, RaggedLengths) {
 TEST_F(Errors, BatchesOfSources) {
   const Arguments a = good();
   const std::vector<Index> queries{0, 1, 3};
-  const auto call = [&](const std::vector<Contiguous>& sources, const Options& options) {
-    flash_(a.q, std::span<const Contiguous>(sources), a.out, options);
+  const auto call = [&](const std::vector<Contiguous<>>& sources, const Options& options) {
+    flash_(a.q, std::span<const Contiguous<>>(sources), a.out, options);
   };
   const auto part = [&](Index keys) { return Contiguous(a.k.slice({0, keys}), a.v.slice({0, keys})); };
   const Options ragged{.lse = lse_, .cumulative_queries = queries};
   EXPECT_TRUE(refused([&] { call({part(2), part(3)}, {}); }, "options.cumulative_queries.size", 0, 3));
   EXPECT_TRUE(refused([&] { call({part(2)}, ragged); }, "sources.size", 1, 2));
   EXPECT_TRUE(refused([&] { call({part(2), part(2), part(2)}, ragged); }, "sources.size", 3, 2));
-  const Contiguous one_head({a.k.data, 5, 1, 6, 12, 6}, {a.v.data, 5, 1, 7, 14, 7});
+  const Contiguous<> one_head({a.k.data, 5, 1, 6, 12, 6}, {a.v.data, 5, 1, 7, 14, 7});
   EXPECT_TRUE(refused([&] { call({part(2), one_head}, ragged); }, "sources.kv_heads", 1, 2));
-  const Contiguous thin(a.k, {a.v.data, 5, 2, 3, 14, 7});
+  const Contiguous<> thin(a.k, {a.v.data, 5, 2, 3, 14, 7});
   EXPECT_TRUE(refused([&] { call({part(2), thin}, ragged); }, "sources.value_dim", 3, 7));
   const std::vector<Index> keys{0, 2, 5};
   EXPECT_TRUE(refused(

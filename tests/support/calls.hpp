@@ -88,7 +88,7 @@ struct Call {
   AnyScore scores = {};
   Options options = {};  ///< scale, first_query, first_key
 
-  Contiguous contiguous() const { return {k, v}; }
+  Contiguous<> contiguous() const { return {k, v}; }
   float scale() const { return options.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(q.dim)))); }
   Index position(Index row) const {
     return options.first_query.value_or(options.first_key + k.tokens - q.tokens) + row;

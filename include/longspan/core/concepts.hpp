@@ -32,8 +32,9 @@ concept ScoreFunction =
     std::copy_constructible<F> && !Mask<F> && (std::invocable<const F&, double, ExactPosition, ExactPosition> ||
                                                std::invocable<const F&, double, ExactPosition, ExactPosition, Index>);
 
-/// A run of neighbouring keys and their values in the place where they are stored. Element d of key j is
-/// key[j·key_stride + d·dim_stride]: rows (dim_stride 1) or a dimension-major page (key_stride 1).
+/// A run of neighbouring keys and their values in the place where they are stored: keys in rows (dim_stride 1) or
+/// dimension-major (key_stride key_pack), values in rows. Packs interleave neighbours in a sum, dims of a key and keys
+/// of a value, as dot product instructions want them.
 template <class Element>
 struct KeyValueRun {
   Index size = 0;      ///< keys in the run
@@ -41,8 +42,21 @@ struct KeyValueRun {
   const Element* key = nullptr;
   Index key_stride = 0;
   Index dim_stride = 1;
-  const Element* value = nullptr;  ///< value rows: element d of value j is value[j·value_stride + d]
+  const Element* value = nullptr;
   Index value_stride = 0;
+  Index key_pack = 1;     ///< dims of one key that are neighbours
+  Index value_pack = 1;   ///< values that are neighbours at each dim
+  Index value_first = 0;  ///< where in its pack value 0 is; `value` is where the pack begins
+
+  const Element* key_at(Index j, Index d) const {
+    if (key_pack == 1) return key + j * key_stride + d * dim_stride;
+    return key + j * key_stride + d / key_pack * dim_stride + d % key_pack;
+  }
+  const Element* value_at(Index j, Index d) const {
+    if (value_pack == 1) return value + j * value_stride + d;
+    const Index place = j + value_first;
+    return value + place / value_pack * value_stride + d * value_pack + place % value_pack;
+  }
 };
 
 /// Where keys and values are: `run(kv_head, i)` hands out the longest run in place that begins with key i, never an

@@ -45,9 +45,11 @@ LONGSPAN_INLINE void exchange_groups(Groups*) {}
 struct TransposedTile {
   detail::Groups column[kLanes];
 
-  LONGSPAN_INLINE TransposedTile(const float* in, Index stride) {
+  /// `get` makes kLanes floats of what a row is made of.
+  template <class Element, class Get>
+  LONGSPAN_INLINE TransposedTile(const Element* in, Index stride, Get&& get) {
     unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA {
-      column[i] = load(in);
+      column[i] = get(in);
       in += stride;
       LONGSPAN_OPAQUE(in);  // or compilers keep kLanes products i·stride, on the stack
     });
@@ -66,22 +68,21 @@ struct TransposedTile {
   LONGSPAN_INLINE Lanes operator[](int i) const { return Lanes(column[i]); }
 };
 
-/// out[c·out_stride + r] = in[r·in_stride + c] · scale, for r < rows and c < columns; the two don't overlap.
-inline void transpose(const float* in, Index in_stride, Index rows, Index columns, float scale, float* out,
-                      Index out_stride) {
+/// out[c·out_stride + r] = in[r·in_stride + c], for r < rows and c < columns, bit by bit; the two don't overlap.
+inline void transpose(const float* in, Index in_stride, Index rows, Index columns, float* out, Index out_stride) {
   if (rows < kLanes || columns < kLanes) {
     for (Index r = 0; r < rows; ++r)
-      for (Index c = 0; c < columns; ++c) out[c * out_stride + r] = in[r * in_stride + c] * scale;
+      for (Index c = 0; c < columns; ++c) out[c * out_stride + r] = in[r * in_stride + c];
     return;
   }
-  const Lanes by(scale);
   for (Index r = 0; r < rows; r += kLanes) {
     const Index row = std::min(r, rows - kLanes);  // the last tile may do again what the one before it did
     for (Index c = 0; c < columns; c += kLanes) {
       const Index column = std::min(c, columns - kLanes);
-      const TransposedTile tile(in + row * in_stride + column, in_stride);
+      const TransposedTile tile(in + row * in_stride + column, in_stride,
+                                [](const float* p) LONGSPAN_LAMBDA { return load(p); });
       float* to = out + column * out_stride + row;
-      unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA { store(to + i * out_stride, tile[i] * by); });
+      unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA { store(to + i * out_stride, tile[i]); });
     }
   }
 }

@@ -6,16 +6,16 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// Rows of memory that will be read soon.
+/// Rows of memory that will be read soon. step() is in the innermost loops, which need all registers there are: it has
+/// two numbers and a rare jump, and what that needs stays in memory.
 class Ahead {
  public:
   Ahead() = default;
   template <class Element>
   Ahead(const Element* data, Index stride, Index rows, Index columns)
-      : line_(reinterpret_cast<const char*>(data)),
+      : row_(reinterpret_cast<const char*>(data)),
         row_bytes_(columns * static_cast<Index>(sizeof(Element))),
         stride_(stride * static_cast<Index>(sizeof(Element))),
-        end_(line_ + row_bytes_),
         rows_(rows) {}
 
   /// The first `keys` of a run, and in rows of keys or values also what follows for `neighbours` elements: other heads.
@@ -23,36 +23,58 @@ class Ahead {
   static Ahead of_keys(const KeyValueRun<Element>& run, Index keys, Index head_dim, Index neighbours = 0) {
     const Index size = std::min(run.size, keys);
     if (run.dim_stride == 1) return {run.key, run.key_stride, size, head_dim + neighbours};
-    return {run.key, run.dim_stride, head_dim, size};
+    return {run.key, run.dim_stride, ceil_div(head_dim, run.key_pack), size * run.key_pack};
   }
   template <class Element>
   static Ahead of_values(const KeyValueRun<Element>& run, Index keys, Index value_dim, Index neighbours = 0) {
-    return {run.value, run.value_stride, std::min(run.size, keys), value_dim + neighbours};
+    return {run.value, run.value_stride, ceil_div(std::min(run.size, keys), run.value_pack),
+            value_dim * run.value_pack + neighbours};
   }
 
-  /// The same, to be asked for in this many calls of step().
+  /// The same, to be asked for in this many calls of step(), or of step_lines() where a line a step is too few.
   Ahead over(Index steps) const {
     Ahead spread = *this;
-    if (steps > 0) spread.step_bytes_ = ceil_div(rows_ * ceil_div(row_bytes_, kLine), steps) * kLine;
+    if (rows_ <= 0 || row_bytes_ <= 0 || steps <= 0) return {};
+    spread.row_steps_ = std::max<Index>(1, steps / rows_);
+    spread.step_bytes_ = ceil_div(row_bytes_, spread.row_steps_ * kGrain) * kGrain;
+    spread.row_steps_ = ceil_div(row_bytes_, spread.step_bytes_);
+    spread.line_ = row_;
+    spread.left_ = spread.row_steps_;
     return spread;
   }
 
   LONGSPAN_INLINE void step() {
-    if (rows_ <= 0) return;
+    prefetch(line_);
+    advance();
+  }
+  LONGSPAN_INLINE void step_lines() {
     for (const char* p = line_; p < line_ + step_bytes_; p += kLine) prefetch(p);
-    line_ += step_bytes_;
-    if (line_ < end_) return;
-    end_ += stride_;
-    line_ = end_ - row_bytes_;
-    --rows_;
+    advance();
   }
 
  private:
-  static constexpr Index kLine = 64;
-  const char* line_ = nullptr;
-  Index row_bytes_ = 0, stride_ = 0, step_bytes_ = kLine;
-  const char* end_ = nullptr;
-  Index rows_ = 0;
+  static constexpr Index kLine = 64, kGrain = 16;
+
+  LONGSPAN_INLINE void advance() {
+    line_ += step_bytes_;
+    if (--left_ > 0) [[likely]]
+      return;
+    if (--rows_ > 0) {
+      row_ += stride_;
+      line_ = row_;
+      left_ = row_steps_;
+    } else {
+      step_bytes_ = 0;
+      left_ = kUnbounded;
+    }
+  }
+
+  // With nothing to ask for, it is an address that is in the cache.
+  const char* line_ = reinterpret_cast<const char*>(this);
+  Index left_ = kUnbounded;
+  Index step_bytes_ = 0;
+  const char* row_ = nullptr;
+  Index row_bytes_ = 0, stride_ = 0, row_steps_ = 0, rows_ = 0;
 };
 
 }  // namespace longspan::inline LONGSPAN_ISA

@@ -29,14 +29,15 @@ template <class P>
 void naive_row(const P& problem, Index row, Index head) {
   const auto& source = problem.source;
   const Index query = problem.first_query + row, kv_head = head / problem.group();
-  const float* q = problem.q.row(row, head);
+  std::vector<float> q(static_cast<std::size_t>(source.head_dim()));
+  problem.q.read(row, head, 1.f, q.data());
   std::vector<double> score(static_cast<std::size_t>(source.keys())), out(static_cast<std::size_t>(source.value_dim()));
 
   double max = -std::numeric_limits<double>::infinity();
   for_each_visible(problem, query, kv_head, [&](Index j, const auto& run, Index i) {
     double dot = 0;
     for (Index d = 0; d < source.head_dim(); ++d)
-      dot += static_cast<double>(q[d]) * static_cast<double>(run.key[i * run.key_stride + d * run.dim_stride]);
+      dot += static_cast<double>(q[static_cast<std::size_t>(d)]) * static_cast<double>(*run.key_at(i, d));
     double& s = score[static_cast<std::size_t>(j)];
     s = problem.scores(static_cast<double>(problem.scale) * dot, ExactPosition{query},
                        ExactPosition{problem.first_key + j}, head);
@@ -49,7 +50,7 @@ void naive_row(const P& problem, Index row, Index head) {
     const double weight = std::exp(score[static_cast<std::size_t>(j)] - (unseen ? 0 : max));
     sum += weight;
     for (std::size_t d = 0; d < out.size(); ++d)
-      out[d] += weight * static_cast<double>(run.value[i * run.value_stride + static_cast<Index>(d)]);
+      out[d] += weight * static_cast<double>(*run.value_at(i, static_cast<Index>(d)));
   });
 
   // A sink takes the maximum as a float in units of log 2: what that rounds away goes into sum and values.
@@ -57,8 +58,9 @@ void naive_row(const P& problem, Index row, Index head) {
   const float top = static_cast<float>(max * kPerLog2);
   const double rest = unseen ? 0 : std::exp2(max * kPerLog2 - static_cast<double>(top));
   const double factor = problem.sink.max || unseen ? rest : 1 / sum;
-  float* to = problem.sink.row(row, head);
-  for (std::size_t d = 0; d < out.size(); ++d) to[d] = static_cast<float>(out[d] * factor);
+  std::vector<float> normalised(out.size());
+  for (std::size_t d = 0; d < out.size(); ++d) normalised[d] = static_cast<float>(out[d] * factor);
+  problem.sink.rows.write(row, head, normalised.data());
   problem.sink.finish(row, head, static_cast<double>(top), sum * rest);
 }
 

@@ -25,6 +25,7 @@ template <class P>
 class NarrowKernel {
  public:
   using Element = typename P::Source::Element;
+  using Words = WordsOf<Element>;
 
   /// Value rows of a state are padded to whole vectors.
   static Index padded(Index dim) { return ceil_div(dim, kLanes) * kLanes; }
@@ -33,8 +34,9 @@ class NarrowKernel {
     return ceil_div(queries * (padded(value_dim) + 2), 16) * 16;
   }
   static Index scratch_floats(Index queries, Index head_dim, Index value_dim) {
-    const Index q = ceil_div(queries, 16) * 16;
-    return q * (head_dim + kBlock + 1) + kLanes * (kCopied * head_dim + kBlock) + 2 * state_floats(queries, value_dim);
+    const Index q = ceil_div(queries, 16) * 16, words = words_of(head_dim);
+    return q * (words + kBlock + 1) + kCopied * kLanes * 2 * words + kBlock / Words::kPer * padded(value_dim) +
+           padded(head_dim) + 2 * state_floats(queries, value_dim);
   }
 
   NarrowKernel(const P& problem, const TaskRange& task, Scratch& scratch)
@@ -45,20 +47,24 @@ class NarrowKernel {
         queries_(task.queries()),
         head_dim_(problem.source.head_dim()),
         value_dim_(problem.source.value_dim()),
+        words_(words_of(head_dim_)),
         padded_(padded(value_dim_)) {
     const Index q = ceil_div(queries_, 16) * 16;
     float* memory = scratch.floats(scratch_floats(queries_, head_dim_, value_dim_));
     const auto take = [&](Index floats) { return std::exchange(memory, memory + floats); };
-    key_ = take(kCopied * kLanes * head_dim_);
+    key_ = take(kCopied * kLanes * words_);
+    encoded_key_ = take(kCopied * kLanes * words_);
     weight_ = take(q * kBlock);
-    tail_ = take(kBlock * kLanes);
+    value_ = take(kBlock / Words::kPer * padded_);
     split_ = take(state_floats(queries_, value_dim_));
     total_ = take(state_floats(queries_, value_dim_));
-    query_ = take(q * head_dim_);
+    query_ = take(q * words_);
     rescale_ = take(q);
+    float* const exact = take(padded(head_dim_));
     for (Index i = 0; i < queries_; ++i) {
-      const float* from = p_.q.row(row(i), head(i));
-      for (Index d = 0; d < head_dim_; ++d) query_[i * head_dim_ + d] = from[d] * p_.query_factor();
+      float* const to = query_ + i * words_;
+      p_.q.read(row(i), head(i), p_.template query_factor<Words>(), Words::kPer == 1 ? to : exact);
+      if constexpr (Words::kPer > 1) Words::encode(exact, head_dim_, to);
     }
     if (p_.source.keys() == 0) return;
     const auto one = p_.source.run(task_.kv_heads.begin, 0), last = p_.source.run(task_.kv_heads.end - 1, 0);
@@ -106,7 +112,7 @@ class NarrowKernel {
       const Lanes factor = p_.sink.factor(Lanes(sum));
       float* value = values(state) + i * padded_;
       for (Index d = 0; d < padded_; d += kLanes) store(value + d, fma(load(value + d), factor, Lanes(0.f)));
-      std::copy_n(value, value_dim_, p_.sink.row(row(i), head(i)));
+      p_.sink.rows.write(row(i), head(i), value);
       p_.sink.finish(row(i), head(i), static_cast<double>(maxima(state)[i]), static_cast<double>(sum));
     }
   }
@@ -114,6 +120,7 @@ class NarrowKernel {
  private:
   static constexpr int kVectors = static_cast<int>(kBlock) / kLanes;  // of keys in a block
   static constexpr int kCopied = 2;                                   // of keys that are copied at a time
+  static Index words_of(Index dim) { return ceil_div(dim, Words::kPer); }
 
   Index row(Index i) const { return rows_.begin + i % group_queries_ / task_.heads.size(); }
   Index head(Index i) const {
@@ -174,7 +181,7 @@ class NarrowKernel {
     regions([&](Interval keys) LONGSPAN_LAMBDA {
       Ahead next =
           keys.end < tile.keys.end ? values_at({keys.end, keys.end + step}, heads) : keys_after(tile, heads, step);
-      next = next.over(heads.size() * tiles * keys.size() * ceil_div(value_dim_, columns));
+      next = next.over(heads.size() * tiles * ceil_div(keys.size(), Words::kPer) * ceil_div(value_dim_, columns));
       for_each_head([&]() LONGSPAN_LAMBDA {
         add_values<Careful>(tile, keys, keys.begin == tile.keys.begin, values(state), next);
       });
@@ -183,9 +190,9 @@ class NarrowKernel {
 
   /// How often scores() calls Ahead::step for one KV head.
   Index score_steps(Index vectors, Index tiles) const {
-    if (!rows_of_keys_) return tiles * head_dim_ * kVectors / kIsa.narrow_vectors;
-    if (group_queries_ <= kIsa.row_queries) return vectors * head_dim_;
-    return tiles * head_dim_ * ceil_div(vectors, kCopied);
+    if (!rows_of_keys_) return tiles * words_ * kVectors / kIsa.narrow_vectors;
+    if (group_queries_ <= kIsa.row_queries) return vectors * words_;
+    return tiles * words_ * ceil_div(vectors, kCopied);
   }
 
   /// Scores of the keys of a region, by vectors of keys: as they lie where that is dimension-major; transposed in
@@ -194,25 +201,26 @@ class NarrowKernel {
   void scores(const Tile& tile, Interval keys, Ahead& ahead) {
     const Index first = (keys.begin - tile.block) / kLanes, last = ceil_div(keys.end - tile.block, kLanes);
     if (keys == tile.keys && find_keys(tile)) {
-      for (Index v = 0; v < kVectors; v += kIsa.narrow_vectors) scores<kIsa.narrow_vectors>(v, ahead);
+      for (Index v = 0; v < kVectors; v += kIsa.narrow_vectors)
+        scores<Words, kIsa.narrow_vectors>(key_at_ + v, dim_stride_, v, ahead);
     } else if (group_queries_ <= kIsa.row_queries) {
       for (Index v = first; v < last; ++v) scores_of_rows(tile, v, ahead);
     } else if (last - first == 1) {
-      copy_keys<1>(tile, first);
-      scores<1>(first, ahead);
+      copied_scores<1>(tile, first, ahead);
     } else {
       for (Index v = first / kCopied * kCopied; v < last; v += kCopied) {
-        copy_keys<kCopied>(tile, v);
-        scores<kCopied>(v, ahead);
+        copied_scores<kCopied>(tile, v, ahead);
       }
     }
   }
 
-  template <int Vectors>
-  void scores(Index v, Ahead& ahead) {
+  /// Of the vectors of keys [v, v + Vectors), which lie at `key`, as columns that are dim_stride elements apart.
+  template <class Read, int Vectors, class T>
+  void scores(const T* const* key, Index dim_stride, Index v, Ahead& ahead) {
     for_each_query<kIsa.narrow_queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
-      narrow_scores<decltype(n)::value, Vectors>(key_at_ + v, dim_stride_, head_dim_, query_ + i * head_dim_, head_dim_,
-                                                 weight_ + i * kBlock + v * kLanes, kBlock, ahead);
+      narrow_scores<Words, decltype(n)::value, Vectors, Read>(key, dim_stride, words_, query_ + i * words_, words_,
+                                                              weight_ + i * kBlock + v * kLanes, kBlock,
+                                                              p_.score_factor(), ahead);
     });
   }
 
@@ -221,14 +229,14 @@ class NarrowKernel {
     const Index i = tile.block + v * kLanes - p_.first_key;
     if (i >= 0 && i < p_.source.keys()) {
       const auto run = p_.source.run(kv_head_, i);
-      if (run.dim_stride == 1 && whole_vector(run, tile, i))
+      if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0 && whole_vector(run, tile, i))
         return for_each_query<kIsa.row_queries>([&](auto n, Index q) LONGSPAN_LAMBDA {
-          narrow_scores_of_rows<decltype(n)::value>(run.key, run.key_stride, head_dim_, query_ + q * head_dim_,
-                                                    head_dim_, weight_ + q * kBlock + v * kLanes, kBlock, ahead);
+          narrow_scores_of_rows<Words, decltype(n)::value>(run.key, run.key_stride, words_, query_ + q * words_, words_,
+                                                           weight_ + q * kBlock + v * kLanes, kBlock, p_.score_factor(),
+                                                           ahead);
         });
     }
-    copy_keys<1>(tile, v);
-    scores<1>(v, ahead);
+    copied_scores<1>(tile, v, ahead);
   }
 
   /// A vector of keys from key i on may be read from this run, and holds all that the tile wants of it.
@@ -256,7 +264,7 @@ class NarrowKernel {
       const Index i = tile.block + v * kLanes - p_.first_key;
       if (i < 0) return false;
       const auto run = p_.source.run(kv_head_, i);
-      if (run.key_stride != 1 || !whole_vector(run, tile, i)) return false;
+      if (run.key_stride != run.key_pack || run.key_pack != Words::kPer || !whole_vector(run, tile, i)) return false;
       if (v > first && run.dim_stride != dim_stride_) return false;
       key_at_[v] = run.key;
       dim_stride_ = run.dim_stride;
@@ -266,23 +274,29 @@ class NarrowKernel {
     return true;
   }
 
-  /// … and else makes them so, for the vectors [v, v + Vectors).
+  /// … and of others: encoded and transposed.
   template <int Vectors>
-  void copy_keys(const Tile& tile, Index v) {
+  void copied_scores(const Tile& tile, Index v, Ahead& ahead) {
     constexpr Index kStride = Vectors * kLanes;
     const Index first = tile.block + v * kLanes;
     for_each_piece(intersect(tile.keys, {first, first + kStride}),
                    [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
                      float* to = key_ + (key - first);
-                     if (run.dim_stride == 1)
-                       transpose(run.key, run.key_stride, size, head_dim_, 1.f, to, kStride);
+                     const float* rows = encoded_key_;
+                     Index stride = words_;
+                     if constexpr (std::is_same_v<Element, float>)
+                       if (run.dim_stride == 1) {
+                         rows = run.key;
+                         stride = run.key_stride;
+                       }
+                     if (rows != encoded_key_ || encode_keys(run, size, head_dim_, encoded_key_, words_, kStride))
+                       transpose(rows, stride, size, words_, to, kStride);
                      else
-                       for (Index d = 0; d < head_dim_; ++d)
-                         for (Index j = 0; j < size; ++j)
-                           to[d * kStride + j] = run.key[j * run.key_stride + d * run.dim_stride];
+                       for (Index d = 0; d < head_dim_; ++d) std::copy_n(rows + d * kStride, size, to + d * kStride);
                    });
-    for (Index i = 0; i < Vectors; ++i) key_at_[v + i] = key_ + i * kLanes;
-    dim_stride_ = kStride;
+    const float* at[Vectors];
+    for (Index i = 0; i < Vectors; ++i) at[i] = key_ + i * kLanes;
+    scores<FloatWords, Vectors>(at, kStride, v, ahead);
   }
 
   /// Score functions, mask, weights, and each query's running maximum and sum.
@@ -304,37 +318,51 @@ class NarrowKernel {
         largest = xsimd::max(largest, x[v]);
       });
       const float grown = largest_lane(largest), shift = Merged<float>::finite(grown);
-      unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA { store(weight + v * kLanes, exp2(x[v] - Lanes(shift))); });
+      unroll<kVectors>([&](auto v)
+                           LONGSPAN_LAMBDA { store(weight + v * kLanes, Words::weight(exp2(x[v] - Lanes(shift)))); });
       rescale_[i] = exp2(max - shift);
       max = grown;
       sums(state)[i] = fma(sums(state)[i], rescale_[i], block_sum(weight));
+      if constexpr (Words::kPer > 1)
+        unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA {
+          Words::store_pairs(weight + v * kLanes / Words::kPer, load(weight + v * kLanes));
+        });
     }
   }
 
+  /// Values of a region, in place where they are whole vectors of words, else encoded.
   template <bool Careful>
   void add_values(const Tile& tile, Interval keys, bool first, float* out, Ahead& ahead) {
     const float* rescale = first ? rescale_ : nullptr;  // once a tile
-    for_each_piece(keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
-      constexpr Index kWide = kIsa.narrow_vectors * kLanes;
-      const auto columns = [&](auto vectors, const Element* value, Index stride, Index d) LONGSPAN_LAMBDA {
+    const auto add = [&](const auto& rows, Index key, Index words) LONGSPAN_LAMBDA {
+      const auto columns = [&](auto vectors, Index d) LONGSPAN_LAMBDA {
         for_each_query<kIsa.narrow_queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
-          narrow_values<decltype(n)::value, decltype(vectors)::value, Careful>(
-              value, stride, size, weight_ + i * kBlock + key - tile.block, kBlock, out + i * padded_ + d, padded_,
-              rescale ? rescale + i : nullptr, ahead);
+          narrow_values<Words, decltype(n)::value, decltype(vectors)::value, Careful>(
+              rows.from(d), words, weight_ + i * kBlock + (key - tile.block) / Words::kPer, kBlock,
+              out + i * padded_ + d, padded_, rescale ? rescale + i : nullptr, ahead);
         });
       };
+      constexpr Index kWide = kIsa.narrow_vectors * kLanes;
       Index d = 0;
-      for (; d + kWide <= value_dim_; d += kWide)
-        columns(std::integral_constant<int, kIsa.narrow_vectors>{}, run.value + d, run.value_stride, d);
-      for (; d + kLanes <= value_dim_; d += kLanes)
-        columns(std::integral_constant<int, 1>{}, run.value + d, run.value_stride, d);
-      if (d < value_dim_) {  // the last columns, padded, so that no load leaves a row
-        std::fill_n(tail_, size * kLanes, 0.f);
-        for (Index j = 0; j < size; ++j)
-          std::copy_n(run.value + j * run.value_stride + d, value_dim_ - d, tail_ + j * kLanes);
-        columns(std::integral_constant<int, 1>{}, tail_, kLanes, d);
-      }
+      for (; d + kWide <= padded_; d += kWide) columns(std::integral_constant<int, kIsa.narrow_vectors>{}, d);
+      for (; d < padded_; d += kLanes) columns(std::integral_constant<int, 1>{}, d);
       rescale = nullptr;
+    };
+    bool in_place = kLieAsWords<Element> || Words::kPer == 1;
+    in_place = in_place && value_dim_ == padded_;
+    for_each_piece(keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
+      in_place = in_place && (run.value_pack == Words::kPer ? run.value_first == (key - tile.block) % Words::kPer
+                                                            : run.value_pack == 1 && key % 2 == 0 && size % 2 == 0);
+    });
+    if (!in_place) {
+      encode_values(p_.source, kv_head_, p_.first_key, keys, tile.block, value_dim_, value_, padded_);
+      return add(WordRows<FloatWords, float>{value_, padded_}, keys.begin,
+                 words_of(keys.end - tile.block) - (keys.begin - tile.block) / Words::kPer);
+    }
+    for_each_piece(keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
+      if constexpr (Words::kPer > 1)
+        if (run.value_pack == 1) return add(ZippedRows<Words, Element>{run.value, run.value_stride}, key, size / 2);
+      add(WordRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.value_first + size));
     });
   }
 
@@ -372,9 +400,9 @@ class NarrowKernel {
   Interval rows_;
   Index group_queries_, queries_;  // of one KV head, of all
   Index kv_head_ = 0, first_ = 0;  // the KV head at work and its first query
-  Index head_dim_, value_dim_, padded_;
-  float *key_, *weight_, *tail_, *split_, *total_, *query_, *rescale_;
-  const float* key_at_[kVectors] = {};
+  Index head_dim_, value_dim_, words_, padded_;
+  float *key_, *encoded_key_, *weight_, *value_, *split_, *total_, *query_, *rescale_;
+  const Element* key_at_[kVectors] = {};
   Index dim_stride_ = 0;
   bool rows_of_keys_ = true;  // token-major
   bool interleaved_ = false;  // … and the rows of the task's KV heads stand one after another in a token's

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include <longspan/core/concepts.hpp>
+#include <longspan/core/rows.hpp>
 #include <longspan/core/simd.hpp>
 #include <longspan/core/view.hpp>
 #include <longspan/kernel/tiles.hpp>
@@ -49,12 +50,11 @@ class ScoreChain {
 
 /// Where finished rows go: normalised with their LSE, or as states that stay open to be merged.
 struct RowSink {
-  TensorView<float> rows;  ///< [queries, heads, value_dim]
-  float* lse = nullptr;    ///< [queries, heads] or null: natural logarithm of the softmax denominator
-  float* max = nullptr;    ///< [queries, heads]: not null for states, which are not normalised; in units of log 2
+  OutputTensor rows;     ///< [queries, heads, value_dim]
+  float* lse = nullptr;  ///< [queries, heads] or null: natural logarithm of the softmax denominator
+  float* max = nullptr;  ///< [queries, heads]: not null for states, which are not normalised; in units of log 2
   float* sum = nullptr;
 
-  float* row(Index query, Index head) const { return rows.row(query, head); }
   /// What a row of values is multiplied by: 1 / sum, or 0 for a row that saw nothing.
   LONGSPAN_INLINE Lanes factor(const Lanes& row_sum) const {
     if (max) return Lanes(1.f);
@@ -86,7 +86,7 @@ struct Problem {
   using Source = Source_;
   using Scores = Scores_;
 
-  TensorView<const float> q;  ///< [queries, heads, head_dim]
+  QueryTensor q;  ///< [queries, heads, head_dim]
   Source source;
   const Mask_& mask;
   const Scores& scores;
@@ -99,9 +99,13 @@ struct Problem {
   Index group() const { return q.heads / source.kv_heads(); }
   Interval keys() const { return {first_key, first_key + source.keys()}; }
   Interval positions(Interval rows) const { return {first_query + rows.begin, first_query + rows.end}; }
-  /// What a query is multiplied by. Scores are kept in units of log 2; with score functions the change of unit has to
-  /// wait until they have run.
-  float query_factor() const { return Scores::kEmpty ? scale * kLog2e : scale; }
+  /// What a query or, for some words, a score is multiplied by. Scores are kept in units of log 2; with score functions
+  /// the change of unit has to wait until they have run.
+  float score_factor() const { return Scores::kEmpty ? scale * kLog2e : scale; }
+  template <class Words>
+  float query_factor() const {
+    return Words::kScalesScores ? 1.f : score_factor();
+  }
 
   static constexpr float kLog2e = 1.44269504088896340736f;
 };

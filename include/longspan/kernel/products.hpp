@@ -9,21 +9,25 @@
 #include <longspan/core/transpose.hpp>
 #include <longspan/kernel/ahead.hpp>
 #include <longspan/kernel/isa.hpp>
+#include <longspan/kernel/words.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
 /// weight[k][queries] = Σ_d key[k][d] · query[d][queries], and largest[queries] the largest of them and of itself: for
 /// `keys` keys, Keys at a time (the last ones may be done twice), and Vectors vectors of queries in aligned rows of
-/// Vectors·kLanes. Element d of key k is key[k·stride + d] in rows, and key[k + d·stride] in columns. All tiles of a
-/// block in one call: what a call costs is 4% of a tile.
-template <int Keys, int Vectors, bool Rows>
-[[gnu::noinline]] void wide_scores(const float* key, Index stride, Index keys, Index dim, const float* query,
-                                   float* weight, float* largest, Ahead& ahead) {
+/// Vectors·kLanes; each multiplied by `scale` where words ask for that. Word d of key k is at key + k·stride + d words
+/// in rows, and at key + d·stride + k words in columns; strides are in bytes. All tiles of a block in one call: what a
+/// call costs is 4% of a tile.
+template <class Words, int Keys, int Vectors, bool Rows>
+[[gnu::noinline]] void wide_scores(const std::byte* key, Index stride, Index keys, Index dim, const float* query,
+                                   float* weight, float* largest, float scale, Ahead& ahead) {
+  constexpr Index kWord = sizeof(float);
   if constexpr (Keys > 1)
-    if (keys < Keys) return wide_scores<Keys / 2, Vectors, Rows>(key, stride, keys, dim, query, weight, largest, ahead);
+    if (keys < Keys)
+      return wide_scores<Words, Keys / 2, Vectors, Rows>(key, stride, keys, dim, query, weight, largest, scale, ahead);
   Ahead next = ahead;  // a copy stays in registers
   for (Index j = 0;;) {
-    const float* k0 = key + j * (Rows ? stride : 1);
+    const std::byte* k0 = key + j * (Rows ? stride : kWord);
     const float* x0 = query;
     Lanes a[Keys][Vectors];
     unroll<Keys>([&](auto k)
@@ -32,17 +36,18 @@ template <int Keys, int Vectors, bool Rows>
       Lanes x[Vectors];
       unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
       unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
-        const Lanes b(k0[k * (Rows ? stride : 1)]);
-        unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = fma(b, x[i], a[k][i]); });
+        const Lanes b = broadcast(k0 + k * (Rows ? stride : kWord));
+        unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Words::add(a[k][i], b, x[i]); });
       });
       next.step();
-      k0 += Rows ? 1 : stride;
+      k0 += Rows ? kWord : stride;
       x0 += Vectors * kLanes;
     }
     float* to = weight + j * Vectors * kLanes;
     unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
       Lanes top = Lanes::load_aligned(largest + i * kLanes);
       unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
+        if constexpr (Words::kScalesScores) a[k][i] = a[k][i] * Lanes(scale);
         a[k][i].store_aligned(to + (k * Vectors + i) * kLanes);
         top = xsimd::max(top, a[k][i]);
       });
@@ -57,11 +62,13 @@ template <int Keys, int Vectors, bool Rows>
 /// What a row of values becomes before a block's values are added.
 enum class Start { kZero, kRescale, kKeep };
 
-/// out[d][queries] = start(out) + Σ_j value[j][d] · weight[j][queries], for `dims` value dims, Dims at a time.
-/// `rescale` is a factor per query. Careful: a weight of 0 adds nothing even to a value that is not finite.
-template <int Dims, int Vectors, bool Careful>
-[[gnu::noinline]] void wide_values(const float* value, Index value_stride, Index keys, Index dims, const float* weight,
-                                   float* out, Start start, const float* rescale, Ahead& ahead) {
+/// out[d][queries] = start(out) + Σ_j value[j][d] · weight[j][queries] over `words` rows of words, value_stride bytes
+/// apart, for `dims` value dims, Dims at a time. `rescale` is a factor per query. Careful: a weight of 0 adds nothing
+/// even to a value that is not finite.
+template <class Words, int Dims, int Vectors, bool Careful>
+[[gnu::noinline]] void wide_values(const std::byte* value, Index value_stride, Index words, Index dims,
+                                   const float* weight, float* out, Start start, const float* rescale, Ahead& ahead) {
+  constexpr Index kWord = sizeof(float);
   Ahead next = ahead;
   for (; dims >= Dims; dims -= Dims) {
     Lanes a[Dims][Vectors];
@@ -78,17 +85,15 @@ template <int Dims, int Vectors, bool Careful>
         const Lanes by = Lanes::load_aligned(rescale + i * kLanes);
         unroll<Dims>([&](auto k) LONGSPAN_LAMBDA { a[k][i] = a[k][i] * by; });
       });
-    const float *v0 = value, *x0 = weight;
-    for (Index j = 0; j < keys; ++j) {
+    const std::byte* v0 = value;
+    const float* x0 = weight;
+    for (Index j = 0; j < words; ++j) {
       Lanes x[Vectors];
       unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
       unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
-        const Lanes b(v0[k]);
+        const Lanes b = broadcast(v0 + k * kWord);
         unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
-          if constexpr (Careful)
-            a[k][i] = xsimd::select(x[i] == Lanes(0.f), a[k][i], fma(b, x[i], a[k][i]));
-          else
-            a[k][i] = fma(b, x[i], a[k][i]);
+          a[k][i] = Careful ? Words::add_careful(a[k][i], b, x[i]) : Words::add(a[k][i], b, x[i]);
         });
       });
       next.step();
@@ -98,20 +103,23 @@ template <int Dims, int Vectors, bool Careful>
     unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
       unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(out + (k * Vectors + i) * kLanes); });
     });
-    value += Dims;
+    value += Dims * kWord;
     out += Dims * Vectors * kLanes;
   }
   ahead = next;
   if constexpr (Dims > 1)
     if (dims > 0)
-      wide_values<Dims / 2, Vectors, Careful>(value, value_stride, keys, dims, weight, out, start, rescale, ahead);
+      wide_values<Words, Dims / 2, Vectors, Careful>(value, value_stride, words, dims, weight, out, start, rescale,
+                                                     ahead);
 }
 
 /// weight[q][keys] = Σ_d query[q][d] · key[d][keys], for Queries queries and Vectors vectors of keys that lie at `key`,
-/// dim_stride apart. Rows of queries are query_stride apart, rows of weights weight_stride.
-template <int Queries, int Vectors, class Element>
+/// dim_stride elements apart and are loaded by Read; multiplied by `scale` where words ask for that. `dim` counts
+/// words, as do the strides of rows of queries and of weights.
+template <class Words, int Queries, int Vectors, class Read, class Element>
 [[gnu::noinline]] void narrow_scores(const Element* const* key, Index dim_stride, Index dim, const float* query,
-                                     Index query_stride, float* weight, Index weight_stride, Ahead& ahead) {
+                                     Index query_stride, float* weight, Index weight_stride, float scale,
+                                     Ahead& ahead) {
   Ahead next = ahead;  // a copy stays in registers
   Lanes a[Queries][Vectors];
   unroll<Queries>([&](auto q)
@@ -120,43 +128,53 @@ template <int Queries, int Vectors, class Element>
   unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { at[j] = key[j]; });
   for (Index d = 0, offset = 0; d < dim; ++d, offset += dim_stride) {
     Lanes x[Vectors];
-    unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { x[j] = load(at[j] + offset); });
-    next.step();
+    unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { x[j] = Read::load(at[j] + offset); });
+    next.step_lines();
     unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-      const Lanes b(query[q * query_stride + d]);
-      unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = fma(b, x[j], a[q][j]); });
+      const Lanes b = broadcast(query + q * query_stride + d);
+      unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Words::add(a[q][j], b, x[j]); });
     });
   }
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-    unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { store(weight + q * weight_stride + j * kLanes, a[q][j]); });
+    unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA {
+      if constexpr (Words::kScalesScores) a[q][j] = a[q][j] * Lanes(scale);
+      store(weight + q * weight_stride + j * kLanes, a[q][j]);
+    });
   });
   ahead = next;
 }
 
-/// The same for kLanes keys in rows, key_stride apart: transposed in registers a tile at a time, which is bound by the
-/// chain of fused multiply-adds for up to kIsa.row_queries queries.
-template <int Queries>
-[[gnu::noinline]] void narrow_scores_of_rows(const float* key, Index key_stride, Index dim, const float* query,
-                                             Index query_stride, float* weight, Index weight_stride, Ahead& ahead) {
+/// The same for kLanes keys in rows, key_stride elements apart: transposed in registers a tile at a time, which is
+/// bound by the chain of fused multiply-adds for up to kIsa.row_queries queries.
+template <class Words, int Queries, class Element>
+[[gnu::noinline]] void narrow_scores_of_rows(const Element* key, Index key_stride, Index dim, const float* query,
+                                             Index query_stride, float* weight, Index weight_stride, float scale,
+                                             Ahead& ahead) {
   Ahead next = ahead;
   Lanes a[Queries];
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = Lanes(0.f); });
   Index d = 0;
+  const auto add = [&](const Lanes& x, Index at) LONGSPAN_LAMBDA {
+    unroll<Queries>([&](auto q)
+                        LONGSPAN_LAMBDA { a[q] = Words::add(a[q], broadcast(query + q * query_stride + at), x); });
+  };
   for (; d + kLanes <= dim; d += kLanes) {
-    const TransposedTile tile(key + d, key_stride);
+    const TransposedTile tile(key + d * Words::kPer, key_stride,
+                              [](const Element* p) LONGSPAN_LAMBDA { return Words::load(p); });
     unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA {
-      unroll<Queries>([&](auto q)
-                          LONGSPAN_LAMBDA { a[q] = fma(Lanes(query[q * query_stride + d + i]), tile[i], a[q]); });
-      next.step();
+      add(tile[i], d + i);
+      next.step_lines();
     });
   }
   for (; d < dim; ++d) {
     alignas(64) float column[kLanes];
-    for (Index j = 0; j < kLanes; ++j) column[j] = key[j * key_stride + d];
-    const Lanes x = Lanes::load_aligned(column);
-    unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = fma(Lanes(query[q * query_stride + d]), x, a[q]); });
+    for (Index j = 0; j < kLanes; ++j) Words::encode(key + j * key_stride + d * Words::kPer, Words::kPer, column + j);
+    add(Lanes::load_aligned(column), d);
   }
-  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { store(weight + q * weight_stride, a[q]); });
+  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+    if constexpr (Words::kScalesScores) a[q] = a[q] * Lanes(scale);
+    store(weight + q * weight_stride, a[q]);
+  });
   ahead = next;
 }
 
@@ -178,12 +196,31 @@ inline float largest_lane(const Lanes& x) {
   });
 }
 
-/// out[q][dims] = rescale[q] · out[q][dims] + Σ_j weight[q][j] · value[j][dims], for Queries queries and Vectors
-/// vectors of value dims; without `rescale` the factor is 1. Careful: as for wide_values.
-template <int Queries, int Vectors, bool Careful, class Element>
-[[gnu::noinline]] void narrow_values(const Element* value, Index value_stride, Index keys, const float* weight,
-                                     Index weight_stride, float* out, Index out_stride, const float* rescale,
-                                     Ahead& ahead) {
+/// Rows of words of values: value(v) is vector v of the row, next() goes to the row behind it, from(d) are the same
+/// rows from dim d on.
+template <class Words, class Element>
+struct WordRows {
+  const Element* p;
+  Index stride;
+  LONGSPAN_INLINE Lanes operator()(int v) const { return Words::load(p + v * kLanes * Words::kPer); }
+  WordRows from(Index d) const { return {p + d * Words::kPer, stride}; }
+  LONGSPAN_INLINE void next() { p += stride; }
+};
+/// Words of two rows each.
+template <class Words, class Element>
+struct ZippedRows {
+  const Element* p;
+  Index stride;
+  LONGSPAN_INLINE Lanes operator()(int v) const { return Words::zip(p + v * kLanes, p + stride + v * kLanes); }
+  ZippedRows from(Index d) const { return {p + d, stride}; }
+  LONGSPAN_INLINE void next() { p += 2 * stride; }
+};
+
+/// out[q][dims] = rescale[q] · out[q][dims] + Σ_j weight[q][j] · value[j][dims], over `words` rows of words, for
+/// Queries queries and Vectors vectors of value dims; without `rescale` the factor is 1. Careful: as for wide_values.
+template <class Words, int Queries, int Vectors, bool Careful, class Rows>
+[[gnu::noinline]] void narrow_values(Rows value, Index words, const float* weight, Index weight_stride, float* out,
+                                     Index out_stride, const float* rescale, Ahead& ahead) {
   Ahead next = ahead;
   Lanes a[Queries][Vectors];
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
@@ -194,17 +231,17 @@ template <int Queries, int Vectors, bool Careful, class Element>
       const Lanes by(rescale[q]);
       unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { a[q][v] = a[q][v] * by; });
     });
-  for (Index j = 0; j < keys; ++j) {
+  for (Index j = 0; j < words; ++j) {
     Lanes x[Vectors];
-    unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { x[v] = load(value + v * kLanes); });
-    next.step();
+    unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { x[v] = value(v); });
+    next.step_lines();
     unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-      const float w = weight[q * weight_stride + j];
-      if (Careful && w == 0) return;
-      const Lanes b(w);
-      unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { a[q][v] = fma(b, x[v], a[q][v]); });
+      const Lanes b = broadcast(weight + q * weight_stride + j);
+      unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA {
+        a[q][v] = Careful ? Words::add_careful(a[q][v], x[v], b) : Words::add(a[q][v], b, x[v]);
+      });
     });
-    value += value_stride;
+    value.next();
   }
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
     unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { store(out + q * out_stride + v * kLanes, a[q][v]); });

@@ -87,7 +87,8 @@ struct Partial {
 
   /// Where a kernel leaves these states.
   RowSink sink() {
-    return {{values.data(), queries, heads, value_dim, heads * value_dim, value_dim}, nullptr, max.data(), sum.data()};
+    const TensorView<float> rows{values.data(), queries, heads, value_dim, heads * value_dim, value_dim};
+    return {rows, nullptr, max.data(), sum.data()};
   }
 
   /// Normalised rows into `out` [queries, heads, value_dim] and, where not empty, natural LSE into `lse` [queries,

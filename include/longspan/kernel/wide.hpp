@@ -24,10 +24,14 @@ namespace longspan::inline LONGSPAN_ISA {
 template <class P, int Vectors>
 class WideKernel {
  public:
+  using Element = typename P::Source::Element;
+  using Words = WordsOf<Element>;
   static constexpr Index kRows = Vectors * kLanes;
 
   static Index scratch_floats(Index head_dim, Index value_dim) {
-    return kRows * (head_dim + kBlock + 2 * value_dim + 2);
+    const Index words = words_of(head_dim), widest = std::max(words, value_dim);
+    return kRows * (words + kBlock + value_dim + widest + 2) + kBlock * (words + (kInPlace ? 0 : value_dim)) +
+           (Words::kPer == 1 ? 0 : kRows * kBlock / Words::kPer);
   }
 
   WideKernel(const P& problem, const TaskRange& task, Scratch& scratch)
@@ -36,20 +40,26 @@ class WideKernel {
         kv_head_(task.kv_heads.begin),
         rows_(task.rows),
         head_dim_(problem.source.head_dim()),
-        value_dim_(problem.source.value_dim()) {
-    query_ = scratch.floats(scratch_floats(head_dim_, value_dim_));
-    weight_ = query_ + head_dim_ * kRows;
-    value_ = weight_ + kBlock * kRows;
-    total_value_ = value_ + value_dim_ * kRows;
-    rescale_ = total_value_ + value_dim_ * kRows;
-    largest_ = rescale_ + kRows;
+        value_dim_(problem.source.value_dim()),
+        words_(words_of(head_dim_)) {
+    float* memory = scratch.floats(scratch_floats(head_dim_, value_dim_));
+    const auto take = [&](Index floats) { return std::exchange(memory, memory + floats); };
+    query_ = take(words_ * kRows);
+    weight_ = take(kBlock * kRows);
+    total_value_ = take(value_dim_ * kRows);
+    value_ = take(std::max(words_, value_dim_) * kRows);
+    rescale_ = take(kRows);
+    largest_ = take(kRows);
+    weight_word_ = Words::kPer == 1 ? weight_ : take(kRows * kBlock / Words::kPer);
+    encoded_key_ = take(kBlock * words_);
+    if constexpr (!kInPlace) encoded_value_ = take(kBlock * value_dim_);
   }
 
   /// Attention of the rows (at most kRows of them) over all keys, into the problem's sink.
   void run() {
     load_queries();
     pass<false>();
-    ask_for<true>(p_.sink.rows, value_dim_);
+    for (Index r = rows_.begin; r < rows_.end; ++r) p_.sink.rows.prefetch_row(r, head_);
     // 0·NaN: a masked key's weight of exactly 0 spreads what is not finite in its value to rows that don't see it.
     // Nothing else makes such a row, so it is looked for once, at the end, and the rows are done again with care.
     if (!finite()) pass<true>();
@@ -57,18 +67,22 @@ class WideKernel {
   }
 
  private:
+  /// Values of other types are encoded a block at a time, and keys unless they lie there as words.
+  static constexpr bool kInPlace = std::is_same_v<Element, float>;
+  static Index words_of(Index dim) { return ceil_div(dim, Words::kPer); }
+
   void load_queries() {
     const Index rows = rows_.size();
-    ask_for<false>(p_.q, head_dim_);
-    if (rows < kRows) std::fill_n(query_, head_dim_ * kRows, 0.f);
-    transpose(p_.q.row(rows_.begin, head_), p_.q.token_stride, rows, head_dim_, p_.query_factor(), query_, kRows);
-  }
-
-  /// The rows of a tensor, all at once: a transposition by itself waits for every line.
-  template <bool Write, class T>
-  void ask_for(const TensorView<T>& tensor, Index dim) const {
-    for (Index r = rows_.begin; r < rows_.end; ++r)
-      for (Index d = 0; d < dim; d += 64 / static_cast<Index>(sizeof(T))) prefetch<Write>(tensor.row(r, head_) + d);
+    for (Index r = rows_.begin; r < rows_.end; ++r) p_.q.prefetch_row(r, head_);
+    float *row = query_, *encoded = value_;  // both free yet
+    for (Index r = 0; r < rows; ++r) {
+      float* to = encoded + r * words_;
+      if constexpr (Words::kPer == 1) row = to;
+      p_.q.read(rows_.begin + r, head_, p_.template query_factor<Words>(), row);
+      if constexpr (Words::kPer > 1) Words::encode(row, head_dim_, to);
+    }
+    if (rows < kRows) std::fill_n(query_, words_ * kRows, 0.f);
+    transpose(encoded, words_, rows, words_, query_, kRows);
   }
 
   /// Splits in ascending order, each from an empty state, merged into the total.
@@ -138,16 +152,25 @@ class WideKernel {
   }
 
   void scores(const Tile& tile) {
-    Ahead ahead = values_of(tile).over(ceil_div(tile.keys.size(), kTileKeys) * head_dim_);
+    Ahead ahead = values_of(tile).over(ceil_div(tile.keys.size(), kTileKeys) * words_);
     unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { max_[i].store_aligned(largest_ + i * kLanes); });
     for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
       float* weight = weight_ + at * kRows;
-      if (run.dim_stride == 1)
-        wide_scores<kTileKeys, Vectors, true>(run.key, run.key_stride, run.size, head_dim_, query_, weight, largest_,
-                                              ahead);
+      const auto add = [&](auto rows, const auto* key, Index stride) LONGSPAN_LAMBDA {
+        wide_scores<Words, kTileKeys, Vectors, rows.value>(reinterpret_cast<const std::byte*>(key),
+                                                           stride * static_cast<Index>(sizeof(*key)), run.size, words_,
+                                                           query_, weight, largest_, p_.score_factor(), ahead);
+      };
+      if constexpr (kLieAsWords<Element>) {
+        if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0)
+          return add(std::true_type{}, run.key, run.key_stride);
+        if (run.key_stride == run.key_pack && run.key_pack == Words::kPer)
+          return add(std::false_type{}, run.key, run.dim_stride);
+      }
+      if (encode_keys(run, run.size, head_dim_, encoded_key_, words_, kBlock))
+        add(std::true_type{}, encoded_key_, words_);
       else
-        wide_scores<kTileKeys, Vectors, false>(run.key, run.dim_stride, run.size, head_dim_, query_, weight, largest_,
-                                               ahead);
+        add(std::false_type{}, encoded_key_, kBlock);
     });
   }
 
@@ -186,13 +209,21 @@ class WideKernel {
       Lanes sum[2][kGroup / 2];  // of the keys j, j+16, j+32, j+48
       unroll<2>([&](auto half) LONGSPAN_LAMBDA {
         unroll<kGroup / 2>([&](auto j) LONGSPAN_LAMBDA { sum[half][j] = Lanes(0.f); });
-        const auto at = [&](Index key) { return weight_ + (key + half * (kGroup / 2)) * kRows + i * kLanes; };
-        for (float *w = at(begin), *stop = at(end); w < stop; w += kGroup * kRows)
+        for (Index key = begin + half * (kGroup / 2); key < end; key += kGroup) {
+          const float* score = weight_ + key * kRows + i * kLanes;
+          float* word = weight_word_ + key / Words::kPer * kRows + i * kLanes;
+          Lanes earlier(0.f);
           unroll<kGroup / 2>([&](auto j) LONGSPAN_LAMBDA {
-            const Lanes weight = exp2(Lanes::load_aligned(w + j * kRows) - shift);
-            weight.store_aligned(w + j * kRows);
+            const Lanes weight = Words::weight(exp2(Lanes::load_aligned(score + j * kRows) - shift));
             sum[half][j] = sum[half][j] + weight;
+            if constexpr (Words::kPer == 1)
+              weight.store_aligned(word + j * kRows);
+            else if constexpr (j % 2 == 0)
+              earlier = weight;
+            else
+              Words::pair(earlier, weight).store_aligned(word + j / 2 * kRows);
           });
+        }
       });
       unroll<8>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[1][j]; });
       unroll<4>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[0][j + 4]; });
@@ -208,12 +239,22 @@ class WideKernel {
   template <bool Careful>
   void values(const Tile& tile, bool grew) {
     Start start = fresh_ ? Start::kZero : grew ? Start::kRescale : Start::kKeep;
-    Ahead ahead = keys_after(tile).over(ceil_div(value_dim_, kTileKeys) * tile.keys.size());
-    for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
-      wide_values<kTileKeys, Vectors, Careful>(run.value, run.value_stride, run.size, value_dim_, weight_ + at * kRows,
-                                               value_, start, rescale_, ahead);
+    Ahead ahead = keys_after(tile).over(ceil_div(value_dim_, kTileKeys) * ceil_div(tile.keys.size(), Words::kPer));
+    const auto add = [&](const auto* value, Index stride, Index words, const float* weight) LONGSPAN_LAMBDA {
+      wide_values<Words, kTileKeys, Vectors, Careful>(reinterpret_cast<const std::byte*>(value),
+                                                      stride * static_cast<Index>(sizeof(*value)), words, value_dim_,
+                                                      weight, value_, start, rescale_, ahead);
       start = Start::kKeep;
-    });
+    };
+    if constexpr (kInPlace) {
+      for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
+        add(run.value, run.value_stride, run.size, weight_word_ + at * kRows);
+      });
+    } else {
+      encode_values(p_.source, kv_head_, p_.first_key, tile.keys, tile.block, value_dim_, encoded_value_, value_dim_);
+      const Index first = (tile.keys.begin - tile.block) / Words::kPer;
+      add(encoded_value_, value_dim_, words_of(tile.keys.end - tile.block) - first, weight_word_ + first * kRows);
+    }
   }
 
   Ahead values_of(const Tile& tile) const {
@@ -245,9 +286,13 @@ class WideKernel {
       total_sum_[i].store_aligned(sum + i * kLanes);
     });
     const Index rows = rows_.size();
-    float* first = p_.sink.row(rows_.begin, head_);
-    const Index stride = rows > 1 ? p_.sink.row(rows_.begin + 1, head_) - first : 0;
-    transpose(total_value_, kRows, value_dim_, rows, 1.f, first, stride);
+    if (float* const first = p_.sink.rows.floats(rows_.begin, head_)) {
+      const Index stride = rows > 1 ? p_.sink.rows.floats(rows_.begin + 1, head_) - first : 0;
+      transpose(total_value_, kRows, value_dim_, rows, first, stride);
+    } else {
+      transpose(total_value_, kRows, value_dim_, rows, value_, value_dim_);
+      for (Index r = 0; r < rows; ++r) p_.sink.rows.write(rows_.begin + r, head_, value_ + r * value_dim_);
+    }
     for (Index r = 0; r < rows; ++r)
       p_.sink.finish(rows_.begin + r, head_, static_cast<double>(max[r]), static_cast<double>(sum[r]));
   }
@@ -255,8 +300,9 @@ class WideKernel {
   const P& p_;
   Index head_, kv_head_;
   Interval rows_;
-  Index head_dim_, value_dim_;
+  Index head_dim_, value_dim_, words_;
   float *query_, *weight_, *value_, *total_value_, *rescale_, *largest_;
+  float *weight_word_, *encoded_key_, *encoded_value_ = nullptr;
   Lanes max_[Vectors], sum_[Vectors], total_max_[Vectors], total_sum_[Vectors];
   bool fresh_ = true;
 };

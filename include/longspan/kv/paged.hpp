@@ -4,7 +4,8 @@
 //
 // Inside a page each KV head's keys stand dimension-major, [head_dim][page_size], so that decode scores a vector of
 // keys with no horizontal sums, and its values token-major, [page_size][value_dim]; both are one contiguous run that
-// streams.
+// streams. Elements with a dot product instruction stand as that wants them, where head_dim and page_size are even:
+// two dims of a key together, [head_dim/2][page_size][2], and the values of two tokens, [page_size/2][value_dim][2].
 
 #include <algorithm>
 #include <utility>
@@ -12,6 +13,7 @@
 
 #include <longspan/core/check.hpp>
 #include <longspan/core/concepts.hpp>
+#include <longspan/core/elements.hpp>
 #include <longspan/core/memory.hpp>
 #include <longspan/core/view.hpp>
 
@@ -26,6 +28,12 @@ struct PagedShape {
   Index head_dim = 0;
   Index value_dim = 0;  ///< 0: head_dim
   Index layers = 1;     ///< a page holds its tokens for all layers
+
+  /// Elements that stand together where there are `size` of them.
+  template <class T>
+  static constexpr Index pack(Index size) {
+    return size % kPack<T> == 0 ? kPack<T> : 1;
+  }
 };
 
 /// A sequence of a cache. It stays invalid after close(), also when its place is used again.
@@ -38,7 +46,7 @@ struct SequenceId {
 enum class Appended { kDone, kOutOfPages };
 
 /// One sequence of one layer, as the kernels read it. Valid until the cache changes that sequence or is destroyed.
-template <class T>
+template <ElementType T>
 class PagedView {
  public:
   using Element = T;
@@ -55,13 +63,17 @@ class PagedView {
     const Index head_size = page_size * (shape_.head_dim + shape_.value_dim);
     const T* head = layer_ + (pages_[i / page_size] * shape_.kv_heads + kv_head) * head_size;
     const T* values = head + page_size * shape_.head_dim;
+    const Index key_pack = PagedShape::pack<T>(shape_.head_dim), value_pack = PagedShape::pack<T>(page_size);
     return {.size = std::min(page_size - at, keys_ - i),
             .readable = page_size - at,
-            .key = head + at,
-            .key_stride = 1,
-            .dim_stride = page_size,
-            .value = values + at * shape_.value_dim,
-            .value_stride = shape_.value_dim};
+            .key = head + at * key_pack,
+            .key_stride = key_pack,
+            .dim_stride = page_size * key_pack,
+            .value = values + at / value_pack * value_pack * shape_.value_dim,
+            .value_stride = shape_.value_dim * value_pack,
+            .key_pack = key_pack,
+            .value_pack = value_pack,
+            .value_first = at % value_pack};
   }
 
  private:
@@ -74,7 +86,7 @@ static_assert(KeyValueSource<PagedView<float>>);
 
 /// Pages and the block tables of its sequences. One writer at a time; any number of threads may read views of sequences
 /// that are not being changed. Memory: exactly bytes(shape) for keys and values, and 8 bytes a page for tables.
-template <class T>
+template <ElementType T>
 class PagedCache {
  public:
   /// Takes all memory at once, zeroed. Throws std::invalid_argument for a size that is not >= 1, std::bad_alloc.
@@ -115,12 +127,13 @@ class PagedCache {
   /// Tokens that `layer` holds.
   Index length(SequenceId id, Index layer = 0) const { return at(id).lengths[checked_layer(layer)]; }
 
-  /// Adds tokens to one layer of a sequence: keys [tokens, kv_heads, head_dim], values [tokens, kv_heads, value_dim].
-  /// Every layer is appended to by itself; the first to need a page takes it for all. When pages do not suffice the
-  /// outcome is kOutOfPages, and nothing has changed. Throws std::invalid_argument for other shapes or a sequence that
-  /// is not open. O(tokens), no allocation but for the growth of the block table.
-  [[nodiscard]] Appended append(SequenceId id, TensorView<const float> keys, TensorView<const float> values,
-                                Index layer = 0) {
+  /// Adds tokens to one layer of a sequence: keys [tokens, kv_heads, head_dim], values [tokens, kv_heads, value_dim],
+  /// of any element type, rounded to the nearest. Every layer is appended to by itself; the first to need a page takes
+  /// it for all. When pages do not suffice the outcome is kOutOfPages, and nothing has changed. Throws
+  /// std::invalid_argument for other shapes or a sequence that is not open. O(tokens), no allocation but for the growth
+  /// of the block table.
+  template <class K = const float, class V = const float>
+  [[nodiscard]] Appended append(SequenceId id, TensorView<K> keys, TensorView<V> values, Index layer = 0) {
     Sequence& s = at(id);
     Index& length = s.lengths[checked_layer(layer)];
     check(keys.tokens >= 0, "keys.tokens", keys.tokens, ">= 0");
@@ -203,17 +216,24 @@ class PagedCache {
     return memory_.data() + of_layer * layer;
   }
 
-  void store(const Sequence& s, Index layer, Index position, Index token, TensorView<const float> keys,
-             TensorView<const float> values) {
+  template <class K, class V>
+  void store(const Sequence& s, Index layer, Index position, Index token, TensorView<K> keys, TensorView<V> values) {
     const Index page_size = shape_.page_size, at = position % page_size;
     const Index page = s.pages[static_cast<std::size_t>(position / page_size)];
     const Index head_size = page_size * (shape_.head_dim + shape_.value_dim);
     for (Index h = 0; h < shape_.kv_heads; ++h) {
       T* head = layer_data(layer) + (page * shape_.kv_heads + h) * head_size;
-      const float *key = keys.row(token, h), *value = values.row(token, h);
-      for (Index d = 0; d < shape_.head_dim; ++d) head[d * page_size + at] = static_cast<T>(key[d]);
-      T* values_at = head + page_size * shape_.head_dim + at * shape_.value_dim;
-      for (Index d = 0; d < shape_.value_dim; ++d) values_at[d] = static_cast<T>(value[d]);
+      const auto put = [](const auto* row, Index dim, T* to, Index pack, Index pack_stride) {
+        if (pack == 1)
+          for (Index d = 0; d < dim; ++d) to[d * pack_stride] = static_cast<T>(static_cast<float>(row[d]));
+        else
+          for (Index d = 0; d < dim; ++d)
+            to[d / pack * pack_stride + d % pack] = static_cast<T>(static_cast<float>(row[d]));
+      };
+      const Index key_pack = PagedShape::pack<T>(shape_.head_dim), value_pack = PagedShape::pack<T>(page_size);
+      put(keys.row(token, h), shape_.head_dim, head + at * key_pack, key_pack, page_size * key_pack);
+      T* const values_at = head + page_size * shape_.head_dim + at / value_pack * value_pack * shape_.value_dim;
+      put(values.row(token, h), shape_.value_dim, values_at + at % value_pack, 1, value_pack);
     }
   }
 

@@ -1,0 +1,183 @@
+#pragma once
+// How the kernels multiply: words of 32 bits in lanes, accumulated in float. What a word holds follows from the element
+// type and the instruction set; a machine with other dot products (VNNI, AMX, SVE) is one more struct here.
+
+#include <type_traits>
+
+#include <longspan/core/concepts.hpp>
+#include <longspan/core/elements.hpp>
+#include <longspan/kernel/tiles.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// A word at any address, in all lanes.
+LONGSPAN_INLINE Lanes broadcast(const void* p) {
+  float word;
+  std::memcpy(&word, p, sizeof word);
+  return Lanes(word);
+}
+
+/// One float: the elements of keys and values are widened. Queries are scaled before; weights are exact.
+struct FloatWords {
+  static constexpr Index kPer = 1;  ///< elements of a sum (dims of a key, keys of a value) in a word
+  static constexpr bool kScalesScores = false;
+
+  static LONGSPAN_INLINE Lanes add(const Lanes& sum, const Lanes& a, const Lanes& b) { return fma(a, b, sum); }
+  /// A weight of 0 adds nothing, whatever the value is.
+  static LONGSPAN_INLINE Lanes add_careful(const Lanes& sum, const Lanes& value, const Lanes& weight) {
+    return xsimd::select(weight == Lanes(0.f), sum, fma(value, weight, sum));
+  }
+  static LONGSPAN_INLINE Lanes weight(const Lanes& exact) { return exact; }
+
+  /// kLanes words.
+  template <class Element>
+  static LONGSPAN_INLINE Lanes load(const Element* p) {
+    return longspan::load(p);
+  }
+  /// `dim` elements as words.
+  template <class Element>
+  static void encode(const Element* row, Index dim, float* words) {
+    convert(row, dim, words);
+  }
+};
+
+#if defined(LONGSPAN_BF16_DOT_PRODUCTS)
+/// Two bf16 that are neighbours in a sum, the earlier one in the lower half. vdpbf16ps adds the upper product, then the
+/// lower, each in one rounding, and takes denormals for 0. Queries and weights are rounded to bf16; the score is scaled
+/// afterwards, so that a query that is bf16 stays as it is, and the sum of weights is that of the rounded ones.
+struct Bf16Pairs {
+  static constexpr Index kPer = 2;
+  static constexpr bool kScalesScores = true;
+
+  static LONGSPAN_INLINE Lanes add(const Lanes& sum, const Lanes& a, const Lanes& b) {
+    return Lanes(_mm512_dpbf16_ps(sum, (__m512bh)bits(a), (__m512bh)bits(b)));
+  }
+  static LONGSPAN_INLINE Lanes add_careful(const Lanes& sum, const Lanes& value, const Lanes& weight) {
+    const __mmask32 counts = _mm512_test_epi16_mask(bits(weight), bits(weight));
+    return add(sum, Lanes(_mm512_castsi512_ps(_mm512_maskz_mov_epi16(counts, bits(value)))), weight);
+  }
+  /// To the nearest bf16, still as a float; ties away from 0.
+  static LONGSPAN_INLINE Lanes weight(const Lanes& exact) {
+    const __m512i half_up = _mm512_add_epi32(bits(exact), _mm512_set1_epi32(0x8000));
+    return Lanes(_mm512_castsi512_ps(_mm512_and_si512(half_up, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))));
+  }
+  /// Words of the lanes of two vectors of rounded weights.
+  static LONGSPAN_INLINE Lanes pair(const Lanes& earlier, const Lanes& later) {
+    return Lanes(_mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(bits(earlier), 16), bits(later))));
+  }
+  /// kLanes neighbouring rounded weights as kLanes/2 words.
+  static LONGSPAN_INLINE void store_pairs(float* words, const Lanes& weights) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits(weights), 16)));
+  }
+
+  static LONGSPAN_INLINE Lanes load(const bf16* p) { return Lanes(_mm512_loadu_ps(p)); }
+  /// kLanes words of the elements of two rows.
+  static LONGSPAN_INLINE Lanes zip(const bf16* earlier, const bf16* later) {
+    const auto half = [](const bf16* p) LONGSPAN_LAMBDA {
+      return _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    };
+    return Lanes(_mm512_castsi512_ps(_mm512_permutex2var_epi16(half(earlier), zip_order(0), half(later))));
+  }
+  /// Words of the first elements of two rows, as many as make whole vectors; returns how many.
+  static Index zip_rows(const bf16* earlier, const bf16* later, Index dim, float* words) {
+    const __m512i low = zip_order(0), high = zip_order(16);
+    Index d = 0;
+    for (; d + 2 * kLanes <= dim; d += 2 * kLanes) {
+      const __m512i a = _mm512_loadu_si512(earlier + d), b = _mm512_loadu_si512(later + d);
+      _mm512_storeu_si512(words + d, _mm512_permutex2var_epi16(a, low, b));
+      _mm512_storeu_si512(words + d + kLanes, _mm512_permutex2var_epi16(a, high, b));
+    }
+    for (; d + kLanes <= dim; d += kLanes) store(words + d, zip(earlier + d, later + d));
+    return d;
+  }
+  template <class Element>
+  static void encode(const Element* row, Index dim, float* words) {
+    auto* to = reinterpret_cast<bf16*>(words);
+    convert(row, dim, to);
+    if (dim % 2 != 0) to[dim] = bf16();
+  }
+
+ private:
+  static LONGSPAN_INLINE __m512i bits(const Lanes& x) { return _mm512_castps_si512(x); }
+  /// Elements first … first + 15 of two vectors, alternating.
+  static LONGSPAN_INLINE __m512i zip_order(int first) {
+    const __m512i i = _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                       _mm512_set1_epi32(first));
+    return _mm512_or_si512(i, _mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(32)), 16));
+  }
+};
+template <class Element>
+using WordsOf = std::conditional_t<std::is_same_v<Element, bf16>, Bf16Pairs, FloatWords>;
+#else
+template <class Element>
+using WordsOf = FloatWords;
+#endif
+
+/// Whether elements of type E lie in memory as words do.
+template <class Element>
+inline constexpr bool kLieAsWords = sizeof(Element) * static_cast<std::size_t>(WordsOf<Element>::kPer) == sizeof(float);
+
+/// The first `keys` keys of a run as words, whatever their layout: rows, row_stride words apart, or (false is returned)
+/// columns, column_stride words apart.
+template <class Element>
+bool encode_keys(const KeyValueRun<Element>& run, Index keys, Index dim, float* to, Index row_stride,
+                 Index column_stride) {
+  using Words = WordsOf<Element>;
+  if (run.dim_stride == 1 && run.key_pack == 1) {
+    for (Index j = 0; j < keys; ++j) Words::encode(run.key + j * run.key_stride, dim, to + j * row_stride);
+    return true;
+  }
+  if (Words::kPer == 1 && run.key_stride == 1 && run.key_pack == 1) {
+    for (Index d = 0; d < dim; ++d) Words::encode(run.key + d * run.dim_stride, keys, to + d * column_stride);
+    return false;
+  }
+  constexpr Index kPiece = 64;
+  Element piece[kPiece];
+  for (Index j = 0; j < keys; ++j)
+    for (Index d = 0; d < dim; d += kPiece) {
+      const Index size = std::min(kPiece, dim - d);
+      for (Index i = 0; i < size; ++i) piece[i] = *run.key_at(j, d + i);
+      Words::encode(piece, size, to + j * row_stride + d / Words::kPer);
+    }
+  return true;
+}
+
+/// The values at the positions `keys`, inside the block that begins at `block`, as rows of words, `stride` words apart,
+/// from the word that keys.begin is in on; what is not among `keys` counts as 0.
+template <class Source>
+void encode_values(const Source& source, Index kv_head, Index first_key, Interval keys, Index block, Index dim,
+                   float* to, Index stride) {
+  using Element = typename Source::Element;
+  using Words = WordsOf<Element>;
+  const Element* at[kBlock] = {};
+  Index pack = 1;
+  for (Index key = keys.begin; key < keys.end;) {
+    const auto run = source.run(kv_head, key - first_key);
+    const Index size = std::min(run.size, keys.end - key);
+    for (Index j = 0; j < size; ++j) at[key - block + j] = run.value_at(j, 0);
+    pack = run.value_pack;
+    key += size;
+  }
+  const auto one = [&](const Element* const* elements, float* words) {
+    Index d = 0;
+    if constexpr (Words::kPer == 1) {
+      if (pack == 1) return Words::encode(elements[0], dim, words);
+      for (; d < dim; ++d) Words::encode(elements[0] + d * pack, 1, words + d);
+    } else {
+      if (pack == 1 && elements[0] && elements[1]) d = Words::zip_rows(elements[0], elements[1], dim, words);
+      for (; d < dim; ++d) {
+        Element word[Words::kPer] = {};
+        for (Index e = 0; e < Words::kPer; ++e)
+          if (elements[e]) word[e] = elements[e][d * pack];
+        std::memcpy(words + d, word, sizeof word);
+      }
+    }
+  };
+  const Index first = (keys.begin - block) / Words::kPer, last = ceil_div(keys.end - block, Words::kPer);
+  for (Index w = first; w < last; ++w) {
+    one(at + w * Words::kPer, to + (w - first) * stride);
+    std::fill(to + (w - first) * stride + dim, to + (w - first + 1) * stride, 0.f);
+  }
+}
+
+}  // namespace longspan::inline LONGSPAN_ISA
