@@ -8,6 +8,8 @@
 #include <longspan/kv/contiguous.hpp>
 #include <longspan/kv/paged.hpp>
 #include <longspan/mask/algebra.hpp>
+#include <longspan/mask/block_sparse.hpp>
+#include <longspan/mask/documents.hpp>
 #include <longspan/mask/masks.hpp>
 #include <longspan/position/frequencies.hpp>
 #include <longspan/position/rope.hpp>

@@ -12,11 +12,17 @@ namespace {
 
 TEST(MaskLanes, NamedMasksAtSmallAndHugePlaces) {
   const Index far = Index{1} << 40;
-  for (const Expression& e : {full(),       causal(),     window(1),          window(2),          window(33),
+  std::vector<Expression> all{full(),       causal(),     window(1),          window(2),          window(33),
                               window(4096), window(far),  window(kUnbounded), sinks(0),           sinks(1),
                               sinks(20),    sinks(far),   sinks(far + 7),     sinks(kUnbounded),  prefix(0),
                               prefix(1),    prefix(20),   prefix(far + 7),    prefix(kUnbounded), foreign(0),
-                              foreign(9),   foreign(1000)}) {
+                              foreign(9),   foreign(1000)};
+  for (const Expression& e : table_masks()) all.push_back(e);
+  for (const Expression& e :
+       {documents({0, far - 30, far, far + 20, far + 90}), spans({far - 50, far - 1, far + 10, far + 40}),
+        block_sparse({5, 3, (far + 50) / 4, (far + 5) / 2}, 0.5, 1)})
+    all.push_back(e);
+  for (const Expression& e : all) {
     for (const Expression& m : {e, !e})
       for (const Index base : {Index{0}, Index{64}, Index{4096}, (Index{1} << 24) - 64, far})
         for (Index dq = -70; dq <= 70; dq += 1)

@@ -14,27 +14,36 @@ std::vector<Expression> named() {
           sinks(0),   sinks(1),     sinks(5),   sinks(70),  prefix(0),  prefix(1),  prefix(9),
           prefix(64), prefix(1000), foreign(0), foreign(1), foreign(9), foreign(40)};
 }
+template <class... Lists>
+std::vector<Expression> all_of(std::vector<Expression> all, const Lists&... more) {
+  (all.insert(all.end(), more.begin(), more.end()), ...);
+  return all;
+}
 
 std::string broken_in_small(const Expression& e, Index first_query, Index keys) {
-  const std::string broken = broken_law_in_small(e.mask, e.sees, first_query, keys);
+  const std::string broken =
+      broken_law_in_small(e.mask, e.sees, first_query, keys) + broken_same_until(e.mask, e.sees, first_query, keys);
   return broken.empty() ? broken : e.name + ": " + broken;
 }
 
 TEST(MaskLaws, NamedMasksExhaustively) {
-  for (const Expression& e : named()) {
+  for (const Expression& e : all_of(named(), table_masks())) {
     EXPECT_EQ(broken_in_small(e, -20, 96), "");
     EXPECT_EQ(broken_in_small(!e, -20, 96), "");
   }
 }
 
 TEST(MaskLaws, PairsExhaustively) {
-  const std::vector<Expression> all = named();
-  for (const Expression& a : all)
-    for (const Expression& b : all) {
-      ASSERT_EQ(broken_in_small(a & b, -4, 28), "");
-      ASSERT_EQ(broken_in_small(a | b, -4, 28), "");
-      ASSERT_EQ(broken_in_small(!(a & !b), -4, 28), "");
-    }
+  const auto hold = [](const std::vector<Expression>& all, const std::vector<Expression>& others) {
+    for (const Expression& a : all)
+      for (const Expression& b : others) {
+        ASSERT_EQ(broken_in_small(a & b, -4, 28), "");
+        ASSERT_EQ(broken_in_small(a | b, -4, 28), "");
+        ASSERT_EQ(broken_in_small(!(a & !b), -4, 28), "");
+      }
+  };
+  hold(named(), named());
+  hold(table_masks(), {causal(), window(7), foreign(9), documents({0, 3, 11, 40}), block_sparse({4, 9, 7, 3}, 0.5, 1)});
 }
 
 TEST(MaskLaws, NestsExhaustively) {
@@ -106,17 +115,49 @@ TEST(MaskLaws, WidestWindowAndNegativeQueries) {
   }
 }
 
+/// Ways to make the same mask.
+TEST(MaskLaws, TablesFromOtherForms) {
+  constexpr Index kSize = 40;
+  const auto same = [&](const auto& mask, const Expression& wanted, const char* what) {
+    EXPECT_EQ(broken_law_in_small(mask, wanted.sees, -3, kSize), "") << what;
+    for (Index q = -3; q < kSize; ++q)
+      for (Index k = -3; k < kSize; ++k)
+        ASSERT_EQ(static_cast<bool>(mask.allows(q, k)), wanted.sees(q, k)) << what << ", query " << q << ", key " << k;
+  };
+  const std::vector<Index> ids{7, 7, 7, 0, 0, 9, 7, 7, 2, 2, 2, 2};
+  same(Documents::by_ids(ids), documents({0, 3, 5, 6, 8, 12}), "documents by ids");
+  same(Spans::by_ids(ids), spans({0, 3, 5, 6, 6, 8, 8, 12}), "spans by ids");
+  same(Documents::by_ids({}), documents({0}), "no ids");
+
+  const BlockGrid grid{4, 3, 9, 13};
+  const std::vector<unsigned char> bytes{1, 0, 1, 0, 0, 0, 2, 255, 1, 0, 1, 0};
+  const auto has = [&](Index r, Index c) { return bytes[static_cast<std::size_t>(r * 3 + c)] != 0; };
+  const Expression blocks{"blocks",
+                          [&](Wide q, Wide k) {
+                            return q >= 0 && k >= 0 && q < 36 && k < 39 &&
+                                   has(static_cast<Index>(q / 9), static_cast<Index>(k / 13));
+                          },
+                          full().mask};
+  same(BlockSparse::from_dense(grid, bytes), blocks, "dense");
+  same(BlockSparse(grid, has), blocks, "function");
+  const std::vector<Index> offsets{0, 2, 2, 5, 6}, columns{0, 2, 0, 1, 2, 1};
+  same(BlockSparse(grid, offsets, columns), blocks, "CSR");
+  const std::vector<std::pair<Index, Index>> list{{2, 1}, {0, 0}, {2, 0}, {3, 1}, {2, 2}, {0, 2}, {2, 1}};
+  same(BlockSparse::from_list(grid, list), blocks, "list");
+}
+
 // ---- the algebra
 // ------------------------------------------------------------------------------------------------------
 
 /// Two expressions that must mean the same: by definition, in `allows`, and in the keys that the verdicts name.
-std::string differ(const Expression& a, const Expression& b, Interval queries, Interval keys) {
+std::string differ(const Expression& a, const Expression& b, Interval queries, Interval keys, bool verdicts) {
   const std::string names = a.name + " and " + b.name + ": ";
   for (Index q = queries.begin; q < queries.end; ++q)
     for (Index k = keys.begin; k < keys.end; ++k) {
       const bool x = static_cast<bool>(a.mask.allows(q, k)), y = static_cast<bool>(b.mask.allows(q, k));
       if (x != y || x != a.sees(q, k)) return say(names, "query ", q, ", key ", k, ": ", x, " and ", y);
     }
+  if (!verdicts) return {};
   const auto marks = [&](const Expression& e, auto next) {
     std::vector<bool> marked(static_cast<std::size_t>(keys.size()));
     for (Index k = keys.begin; k < keys.end;) {
@@ -138,12 +179,13 @@ TEST(MaskAlgebra, Laws) {
   for (std::uint64_t seed = 1; seed <= 1500; ++seed) {
     Random random(seed);
     const Index largest = random.chance(0.5) ? 100 : Index{1} << 40;
-    const Expression a = random_expression(random, 1, largest), b = random_expression(random, 1, largest);
-    const Expression c = random_expression(random, 1, largest);
+    const Leaves leaves = random.chance(0.5) ? Leaves::kAll : Leaves::kWithoutPieces;
+    const auto draw = [&] { return random_expression(random, 1, largest, leaves); };
+    const Expression a = draw(), b = draw(), c = draw();
     const Index q = random_query(random, a & (b & c)), k = random_key(random, a & (b & c), q);
     const Interval queries{q, q + random.between(1, 20)}, keys{k, k + random.between(1, 100)};
     const auto same = [&](const Expression& x, const Expression& y) {
-      EXPECT_EQ(differ(x, y, queries, keys), "") << "seed " << seed;
+      EXPECT_EQ(differ(x, y, queries, keys, leaves == Leaves::kWithoutPieces), "") << "seed " << seed;
     };
     same(a & b, b & a);
     same(a | b, b | a);
@@ -195,9 +237,8 @@ Shares shares_of(const Expression& e, Random& random, int tiles) {
   return shares;
 }
 
-TEST(MaskQuality, NamedMasksAndTheirPairsRecogniseTiles) {
-  const std::vector<Expression> all{causal(), full(),    window(100), window(300),
-                                    sinks(4), sinks(90), prefix(60),  prefix(333)};
+/// Each mask, its complement, and its pairs with each of `others`, by & and |: at least 99% of their tiles.
+void hold_quality(const char* what, const std::vector<Expression>& masks, const std::vector<Expression>& others) {
   Random random(5);
   Shares total;
   const auto hold = [&](const Expression& e) {
@@ -206,15 +247,31 @@ TEST(MaskQuality, NamedMasksAndTheirPairsRecogniseTiles) {
     EXPECT_GE(s.empty_share(), 0.99) << e.name << ": " << s.empty_found << " of " << s.empty << " empty tiles";
     total.full += s.full, total.full_found += s.full_found, total.empty += s.empty, total.empty_found += s.empty_found;
   };
-  for (const Expression& a : all) {
+  for (const Expression& a : masks) {
     hold(a);
     hold(!a);
-    for (const Expression& b : all) hold(a & b), hold(a | b);
+    for (const Expression& b : others) hold(a & b), hold(a | b);
   }
-  std::cout << "named masks and pairs: full tiles recognised " << total.full_share() << " of " << total.full
-            << ", empty tiles " << total.empty_share() << " of " << total.empty << "\n";
+  std::cout << what << ": full tiles recognised " << total.full_share() << " of " << total.full << ", empty tiles "
+            << total.empty_share() << " of " << total.empty << "\n";
   EXPECT_GT(total.full, 1000);
   EXPECT_GT(total.empty, 1000);
+}
+
+TEST(MaskQuality, NamedMasksAndTheirPairsRecogniseTiles) {
+  const std::vector<Expression> all{causal(), full(),    window(100), window(300),
+                                    sinks(4), sinks(90), prefix(60),  prefix(333)};
+  hold_quality("named masks and pairs", all, all);
+}
+
+TEST(MaskQuality, MasksWithTablesRecogniseTiles) {
+  const std::vector<Expression> others{causal(), window(100)};
+  hold_quality("documents", {documents({0, 100, 400, 700}), documents({0, 64, 128, 192, 256, 320, 384, 448})}, others);
+  hold_quality("spans", {spans({0, 100, 130, 230, 300, 700}), spans({64, 192, 192, 320})}, others);
+  hold_quality("blocks",
+               {block_sparse({11, 11, 64, 64}, 0.4, 1), block_sparse({22, 22, 32, 32}, 0.8, 2),
+                block_sparse({7, 60, 100, 13}, 0.7, 3), block_sparse({44, 5, 16, 150}, 0.5, 4)},
+               others);
 }
 
 TEST(MaskQuality, NestsAreReported) {

@@ -2,10 +2,13 @@
 // Masks whose type isn't known to the compiler, so that expressions can be drawn at random: each carries what it is
 // called, the textbook definition in integers that don't overflow, and the real mask built by the real operators.
 
+#include <algorithm>
 #include <functional>
 #include <longspan/core/position.hpp>
 #include <longspan/core/simd.hpp>
 #include <longspan/mask/algebra.hpp>
+#include <longspan/mask/block_sparse.hpp>
+#include <longspan/mask/documents.hpp>
 #include <longspan/mask/masks.hpp>
 #include <memory>
 #include <string>
@@ -51,6 +54,7 @@ class AnyMask {
   }
   Interval some(Interval q, Index k) const { return self_->some(q, k); }
   Interval every(Interval q, Index k) const { return self_->every(q, k); }
+  Index same_until(Index q) const { return self_->same_until(q); }
 
  private:
   struct Interface {
@@ -60,6 +64,7 @@ class AnyMask {
     virtual Truth<LaneBools> keys_in_lanes(const OnePlace& q, const Position<Lanes>& k) const = 0;
     virtual Interval some(Interval q, Index k) const = 0;
     virtual Interval every(Interval q, Index k) const = 0;
+    virtual Index same_until(Index q) const = 0;
   };
   template <class M>
   struct Model final : Interface {
@@ -73,6 +78,7 @@ class AnyMask {
     }
     Interval some(Interval q, Index k) const override { return mask.some(q, k); }
     Interval every(Interval q, Index k) const override { return mask.every(q, k); }
+    Index same_until(Index q) const override { return detail::same_until(mask, q); }
     M mask;
   };
   AnyMask() = default;
@@ -117,6 +123,66 @@ inline Expression foreign(Index r) {
           {r}};
 }
 
+/// "name(1,2,3)".
+inline std::string call(const std::string& name, const std::vector<Index>& arguments) {
+  std::string text = name + "(";
+  for (const Index& a : arguments) text += std::to_string(a) + (&a == &arguments.back() ? "" : ",");
+  return text + ")";
+}
+
+inline Expression documents(const std::vector<Index>& lengths) {
+  const auto document = [lengths](Wide at) {  // 0: none
+    return at < 0 || at >= lengths.back()
+               ? 0
+               : std::count_if(lengths.begin(), lengths.end(), [&](Index l) { return l <= at; });
+  };
+  return {call("documents", lengths),
+          [document](Wide q, Wide k) { return document(q) > 0 && document(q) == document(k); },
+          AnyMask::of(Documents(lengths)), lengths};
+}
+inline Expression spans(const std::vector<Index>& edges) {  // begin, end, begin, end, …
+  std::vector<Interval> runs;
+  for (std::size_t i = 0; i + 1 < edges.size(); i += 2) runs.push_back({edges[i], edges[i + 1]});
+  return {call("spans", edges),
+          [runs](Wide q, Wide k) {
+            const auto in = [](Interval s, Wide at) { return at >= s.begin && at < s.end; };
+            return std::any_of(runs.begin(), runs.end(), [&](Interval s) { return in(s, q) && in(s, k); });
+          },
+          AnyMask::of(Spans(runs)), edges};
+}
+/// Blocks drawn with a seed.
+inline Expression block_sparse(const BlockGrid& g, double density, std::uint64_t seed) {
+  Random random(seed);
+  std::vector<unsigned char> blocks(static_cast<std::size_t>(g.rows * g.columns));
+  for (unsigned char& b : blocks) b = random.chance(density);
+  blocks[static_cast<std::size_t>(random.between(0, std::ssize(blocks) - 1))] = 1;
+  return {call("block_sparse", {g.rows, g.columns, g.block_queries, g.block_keys, static_cast<Index>(seed)}),
+          [g, blocks](Wide q, Wide k) {
+            if (q < 0 || k < 0 || q / g.block_queries >= g.rows || k / g.block_keys >= g.columns) return false;
+            return blocks[static_cast<std::size_t>(q / g.block_queries * g.columns + k / g.block_keys)] != 0;
+          },
+          AnyMask::of(BlockSparse::from_dense(g, blocks)),
+          {g.rows * g.block_queries, g.columns * g.block_keys, g.block_keys}};
+}
+
+/// Masks with tables, at edges that lie inside of small ranges.
+inline std::vector<Expression> table_masks() {
+  return {documents({0}),
+          documents({0, 1}),
+          documents({0, 5, 5, 6, 40, 90, 90}),
+          documents({0, 16, 32, 48, 64, 80}),
+          documents({0, 100}),
+          spans({}),
+          spans({0, 7, 7, 8, 20, 45, 60, 61}),
+          spans({30, 70}),
+          block_sparse({1, 1, 64, 64}, 1, 1),
+          block_sparse({3, 2, 40, 33}, 0.5, 2),
+          block_sparse({12, 12, 8, 8}, 0.4, 3),
+          block_sparse({50, 7, 1, 17}, 0.7, 4),
+          block_sparse({5, 100, 16, 1}, 0.6, 5),
+          block_sparse({90, 90, 1, 1}, 0.9, 6)};
+}
+
 inline std::vector<Index> both(std::vector<Index> a, const std::vector<Index>& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
@@ -143,8 +209,17 @@ inline Index random_size(Random& random, Index smallest, Index largest) {
   while (bits < 62 && (Index{1} << (bits + 1)) <= largest) ++bits;
   return std::clamp((Index{1} << random.between(7, bits)) + random.between(-3, 3), smallest, largest);
 }
-inline Expression random_leaf(Random& random, Index largest) {
-  switch (random.between(0, 5)) {
+/// Which masks are drawn: those that say where queries see the same are read in pieces, so that their verdicts depend
+/// on how an expression is nested.
+enum class Leaves { kAll, kWithoutPieces };
+inline Expression random_leaf(Random& random, Index largest, Leaves leaves = Leaves::kAll) {
+  const auto ascending = [&](Index count) {
+    std::vector<Index> places;
+    for (Index i = 0; i < count; ++i) places.push_back(random_size(random, 1, std::min(largest, kPositionEnd)));
+    std::sort(places.begin(), places.end());
+    return places;
+  };
+  switch (random.between(0, leaves == Leaves::kAll ? 8 : 5)) {
     case 0:
       return full();
     case 1:
@@ -156,19 +231,32 @@ inline Expression random_leaf(Random& random, Index largest) {
     case 4:
       return prefix(random_size(random, 0, largest));
     // Its verdicts come in pieces, of which there must not be too many.
-    default:
+    case 5:
       return foreign(random_size(random, 0, std::min<Index>(largest, 1000)));
+    case 6:
+      return documents(both({0}, ascending(random.between(0, 5))));
+    case 7: {
+      std::vector<Index> edges = ascending(2 * random.between(0, 3));
+      edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
+      return spans({edges.begin(), edges.end() - std::ssize(edges) % 2});
+    }
+    default: {
+      const auto size = [&] { return random_size(random, 1, std::min(largest, kPositionEnd / 16)); };
+      return block_sparse({random.between(1, 12), random.between(1, 12), size(), size()}, random.real(0, 1),
+                          static_cast<std::uint64_t>(random.between(0, 1 << 30)));
+    }
   }
 }
-inline Expression random_expression(Random& random, int depth, Index largest) {
-  if (depth == 0 || random.chance(0.15)) return random_leaf(random, largest);
+inline Expression random_expression(Random& random, int depth, Index largest, Leaves leaves = Leaves::kAll) {
+  if (depth == 0 || random.chance(0.15)) return random_leaf(random, largest, leaves);
+  const auto part = [&] { return random_expression(random, depth - 1, largest, leaves); };
   switch (random.between(0, 2)) {
     case 0:
-      return random_expression(random, depth - 1, largest) & random_expression(random, depth - 1, largest);
+      return part() & part();
     case 1:
-      return random_expression(random, depth - 1, largest) | random_expression(random, depth - 1, largest);
+      return part() | part();
     default:
-      return !random_expression(random, depth - 1, largest);
+      return !part();
   }
 }
 

@@ -62,6 +62,19 @@ std::string broken_law_in_small(const M& mask, const Sees& sees, Index first_que
   return {};
 }
 
+/// What same_until promises (mask/algebra.hpp), for all queries in [first_query, keys) and all keys in [0, keys).
+template <Mask M, class Sees>
+std::string broken_same_until(const M& mask, const Sees& sees, Index first_query, Index keys) {
+  for (Index q = first_query; q < keys; ++q) {
+    const Index end = mask.same_until(q);
+    if (end < q) return say("same_until(", q, ") is ", end);
+    for (Index other = q + 1; other < std::min(end, keys); ++other)
+      for (Index k = 0; k < keys; ++k)
+        if (sees(q, k) != sees(other, k)) return say("same_until(", q, ") is ", end, ", ", other, " differs at ", k);
+  }
+  return {};
+}
+
 /// M1, M2, M3 for one range of queries and the keys of a window, asked from each key of `starts`.
 template <Mask M, class Sees>
 std::string broken_law(const M& mask, const Sees& sees, Interval queries, Interval keys,
