@@ -180,5 +180,65 @@ TEST(PolicyErrors, AreFoundWhenTheyAreMade) {
   EXPECT_TRUE(refused([] { Alibi{std::vector<double>{1, std::nan("")}}; }, "Alibi.slopes", std::nan(""), "finite"));
 }
 
+TEST(PolicyErrors, Documents) {
+  const auto with = [](std::vector<Index> lengths, const auto& got, const auto& wanted) {
+    EXPECT_TRUE(refused([&] { Documents{lengths}; }, "Documents.cumulative_lengths", got, wanted));
+  };
+  with({}, -1, "0 at the beginning");
+  with({1, 4}, 1, "0 at the beginning");
+  with({0, 4, 3}, 3, ">= 4");
+  with({0, -1}, -1, ">= 0");
+  const auto spans = [](std::vector<Interval> runs, const char* argument, Index got, const char* wanted) {
+    EXPECT_TRUE(refused([&] { Spans{runs}; }, argument, got, wanted));
+  };
+  spans({{-1, 4}}, "Spans.begin", -1, ">= 0");
+  spans({{0, 4}, {3, 9}}, "Spans.begin", 3, ">= 4");
+  spans({{5, 9}, {0, 2}}, "Spans.begin", 0, ">= 9");
+  spans({{0, 4}, {4, 4}}, "Spans.end", 4, ">= 5");
+}
+
+TEST(PolicyErrors, BlockSparse) {
+  const BlockGrid good{.rows = 2, .columns = 3};
+  const auto grid = [](BlockGrid g, const char* argument, Index got, const char* wanted) {
+    EXPECT_TRUE(refused([&] { BlockSparse(g, [](Index, Index) { return true; }); }, argument, got, wanted));
+    EXPECT_TRUE(refused([&] { BlockSparse::from_dense(g, {}); }, argument, got, wanted));
+    EXPECT_TRUE(refused([&] { BlockSparse::from_list(g, {}); }, argument, got, wanted));
+    EXPECT_TRUE(refused([&] { BlockSparse(g, std::span<const Index>{}, {}); }, argument, got, wanted));
+  };
+  grid({.rows = 0, .columns = 3}, "BlockGrid.rows", 0, ">= 1");
+  grid({.rows = 2, .columns = -3}, "BlockGrid.columns", -3, ">= 1");
+  grid({.rows = 2, .columns = 3, .block_queries = 0}, "BlockGrid.block_queries", 0, ">= 1");
+  grid({.rows = 2, .columns = 3, .block_keys = -1}, "BlockGrid.block_keys", -1, ">= 1");
+  grid({.rows = kPositionEnd / 64 + 1, .columns = 3}, "BlockGrid.rows", kPositionEnd / 64 + 1,
+       "at most 2^52 positions");
+
+  const auto csr = [&](std::vector<Index> offsets, std::vector<Index> columns, const char* argument, Index got,
+                       const auto& wanted) {
+    EXPECT_TRUE(refused([&] { BlockSparse(good, offsets, columns); }, argument, got, wanted));
+  };
+  csr({0, 1}, {0}, "BlockSparse.row_offsets.size", 2, 3);
+  csr({1, 1, 2}, {0, 0}, "BlockSparse.row_offsets", 1, "0 at the beginning");
+  csr({0, 2, 1}, {0, 1}, "BlockSparse.row_offsets", 1, ">= 2");
+  csr({0, 1, 2}, {0, 1, 2}, "BlockSparse.row_offsets", 2, 3);
+  csr({0, 2, 2}, {1, 1}, "BlockSparse.columns", 1, ">= 2");
+  csr({0, 2, 2}, {2, 0}, "BlockSparse.columns", 0, ">= 3");
+  csr({0, 0, 1}, {-1}, "BlockSparse.columns", -1, ">= 0");
+  csr({0, 1, 2}, {0, 3}, "BlockSparse.columns", 3, "within [0, 3)");
+  csr({0, 0, 0}, {}, "BlockSparse.blocks", 0, ">= 1");
+
+  const std::vector<unsigned char> five(5, 1), none(6, 0);
+  EXPECT_TRUE(refused([&] { BlockSparse::from_dense(good, five); }, "BlockSparse.blocks.size", 5, "rows · columns"));
+  EXPECT_TRUE(refused([&] { BlockSparse::from_dense(good, none); }, "BlockSparse.blocks", 0, ">= 1"));
+  EXPECT_TRUE(refused([&] { BlockSparse(good, [](Index, Index) { return false; }); }, "BlockSparse.blocks", 0, ">= 1"));
+  const auto list = [&](std::vector<std::pair<Index, Index>> blocks, const char* argument, Index got,
+                        const char* wanted) {
+    EXPECT_TRUE(refused([&] { BlockSparse::from_list(good, blocks); }, argument, got, wanted));
+  };
+  list({{1, 1}, {2, 0}}, "BlockSparse.rows", 2, "within [0, 2)");
+  list({{1, 1}, {-1, 0}}, "BlockSparse.rows", -1, "within [0, 2)");
+  list({{1, 1}, {0, 3}}, "BlockSparse.columns", 3, "within [0, 3)");
+  list({}, "BlockSparse.blocks", 0, ">= 1");
+}
+
 }  // namespace
 }  // namespace longspan::testing
