@@ -240,5 +240,69 @@ TEST(PolicyErrors, BlockSparse) {
   list({}, "BlockSparse.blocks", 0, ">= 1");
 }
 
+TEST(PolicyErrors, Patterns) {
+  const auto with = [](auto make, const char* argument, Index got, const char* wanted) {
+    EXPECT_TRUE(refused([&] { (void)make(); }, argument, got, wanted));
+  };
+  with([] { return Window::between(-1, 3); }, "Window.left", -1, ">= 0");
+  with([] { return Window::between(0, -3); }, "Window.right", -3, ">= 0");
+  with([] { return Window::symmetric(-3); }, "Window.radius", -3, ">= 0");
+  with([] { return GlobalTokens(-1); }, "GlobalTokens.count", -1, ">= 0");
+  with([] { return Chunked(0); }, "Chunked.size", 0, ">= 1");
+  with([] { return Columns(0); }, "Columns.period", 0, "within [1, 2^22)");
+  with([] { return Columns(1 << 22); }, "Columns.period", 1 << 22, "within [1, 2^22)");
+  with([] { return Columns(8, 9); }, "Columns.width", 9, "within [1, period]");
+  with([] { return Columns(8, 0); }, "Columns.width", 0, "within [1, period]");
+  with([] { return Dilated(0, 3); }, "Dilated.window", 0, ">= 1");
+  with([] { return Dilated(3, 0); }, "Dilated.stride", 0, "within [1, 2^22)");
+  with([] { return Dilated(3, 1 << 22); }, "Dilated.stride", 1 << 22, "within [1, 2^22)");
+  with([] { return Dilated(3, 2, 0); }, "Dilated.run", 0, "within [1, 2^22 / stride)");
+  with([] { return Dilated(3, 4, 1 << 20); }, "Dilated.run", 1 << 20, "within [1, 2^22 / stride)");
+  with([] { return DilatedSegments(8, 0); }, "DilatedSegments.dilation", 0, "within [1, 2^22)");
+  with([] { return DilatedSegments(0, 2); }, "DilatedSegments.segment", 0, "within [1, 2^52]");
+  with([] { return DilatedSegments(9, 2); }, "DilatedSegments.segment", 9, "a multiple of 2");
+  with([] { return DilatedSegments(8, 2, 2); }, "DilatedSegments.offset", 2, "within [0, 2)");
+  with([] { return big_bird({.blocks = 0}); }, "BlockGrid.rows", 0, ">= 1");
+  with([] { return big_bird({.blocks = 9, .radius = -1}); }, "BigBird.radius", -1, ">= 0");
+  with([] { return big_bird({.blocks = 9, .global = -1}); }, "BigBird.global", -1, ">= 0");
+  with([] { return big_bird({.blocks = 9, .random = -1}); }, "BigBird.random", -1, ">= 0");
+}
+
+TEST(PolicyErrors, PairByPair) {
+  const auto shape = [](DenseShape s, const char* argument, Index got) {
+    EXPECT_TRUE(refused([&] { DenseMask(s, [](Index, Index) { return true; }); }, argument, got, "within [0, 2^52]"));
+    EXPECT_TRUE(refused([&] { DenseMask::from_bytes(s, {}); }, argument, got, "within [0, 2^52]"));
+    EXPECT_TRUE(refused([&] { DenseMask::from_bits(s, {}); }, argument, got, "within [0, 2^52]"));
+  };
+  shape({-1, 3}, "DenseShape.queries", -1);
+  shape({1, -3}, "DenseShape.keys", -3);
+  shape({1, 3, -1}, "DenseShape.first_query", -1);
+  shape({1, 3, 0, kPositionEnd + 1}, "DenseShape.first_key", kPositionEnd + 1);
+  const std::vector<unsigned char> five(5, 1);
+  EXPECT_TRUE(refused(
+      [&] {
+        DenseMask::from_bytes({2, 3}, five);
+      },
+      "DenseMask.bytes.size", 5, "the size of the shape"));
+  EXPECT_TRUE(refused(
+      [&] {
+        DenseMask::from_bytes({2, 0}, five);
+      },
+      "DenseMask.bytes.size", 5, "the size of the shape"));
+  const std::vector<std::uint64_t> words(5);
+  EXPECT_TRUE(refused(
+      [&] {
+        DenseMask::from_bits({5, 65}, words);
+      },
+      "DenseMask.bits.size", 5, "the size of the shape"));
+  const auto parents = [](std::vector<Index> p, Index got) {
+    EXPECT_TRUE(refused([&] { (void)tree(7, p); }, "tree.parents", got, "an earlier node, or -1"));
+  };
+  parents({0}, 0);
+  parents({-1, 2, 1}, 2);
+  parents({-1, 0, -2}, -2);
+  EXPECT_TRUE(refused([] { (void)tree(-1, std::vector<Index>{-1}); }, "tree.first", -1, ">= 0"));
+}
+
 }  // namespace
 }  // namespace longspan::testing

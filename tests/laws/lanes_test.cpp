@@ -18,9 +18,14 @@ TEST(MaskLanes, NamedMasksAtSmallAndHugePlaces) {
                               prefix(1),    prefix(20),   prefix(far + 7),    prefix(kUnbounded), foreign(0),
                               foreign(9),   foreign(1000)};
   for (const Expression& e : table_masks()) all.push_back(e);
+  for (const Expression& e : pattern_masks()) all.push_back(e);
+  for (const Expression& e : user_masks()) all.push_back(e);
   for (const Expression& e :
        {documents({0, far - 30, far, far + 20, far + 90}), spans({far - 50, far - 1, far + 10, far + 40}),
-        block_sparse({5, 3, (far + 50) / 4, (far + 5) / 2}, 0.5, 1)})
+        block_sparse({5, 3, (far + 50) / 4, (far + 5) / 2}, 0.5, 1), dense({70, 90, far - 5, far + 11}, 0.5, 1),
+        between(far, far), global_tokens(far + 3), chunked(far + 9), chunked((far + 40) / 3), columns(4194303, 7),
+        columns(1 << 21, 1 << 20), dilated(far, 3), dilated(far, 64, 64), dilated(9, 4194303), dilated(4, 1, 4194303),
+        segments(far, 64, 5), segments(4194303, 4194303, 17), segments((Index{1} << 30) + 7, 1, 0)})
     all.push_back(e);
   for (const Expression& e : all) {
     for (const Expression& m : {e, !e})

@@ -76,6 +76,8 @@ TEST(Tiles, OfNamedMasks) {
                               window(70) | sinks(4),
                               window(20) | sinks(30)};
   for (const Expression& e : table_masks()) all.push_back(e);
+  for (const Expression& e : pattern_masks()) all.push_back(e);
+  for (const Expression& e : user_masks()) all.push_back(e);
   for (const Expression& e : all)
     for (Index q = -40; q < 300; q += 7)
       for (const Index rows : {1, 5, 48, 64})

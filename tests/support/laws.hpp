@@ -62,15 +62,32 @@ std::string broken_law_in_small(const M& mask, const Sees& sees, Index first_que
   return {};
 }
 
-/// What same_until promises (mask/algebra.hpp), for all queries in [first_query, keys) and all keys in [0, keys).
+/// Both verdicts name exactly the keys that some and that every query sees, at the sizes above.
 template <Mask M, class Sees>
-std::string broken_same_until(const M& mask, const Sees& sees, Index first_query, Index keys) {
-  for (Index q = first_query; q < keys; ++q) {
-    const Index end = mask.same_until(q);
-    if (end < q) return say("same_until(", q, ") is ", end);
-    for (Index other = q + 1; other < std::min(end, keys); ++other)
-      for (Index k = 0; k < keys; ++k)
-        if (sees(q, k) != sees(other, k)) return say("same_until(", q, ") is ", end, ", ", other, " differs at ", k);
+std::string inexact_in_small(const M& mask, const Sees& sees, Index first_query, Index keys) {
+  for (Index begin = first_query; begin < keys; ++begin) {
+    std::vector<char> any(static_cast<std::size_t>(keys), false), all(static_cast<std::size_t>(keys), true);
+    for (Index end = begin + 1; end <= keys; ++end) {
+      const Interval queries{begin, end};
+      const auto compare = [&](const char* verdict, auto next, const std::vector<char>& wanted) -> std::string {
+        Interval run{0, 0};
+        for (Index k = 0; k < keys; ++k) {
+          if (k >= run.end) run = next(k);
+          if ((k >= run.begin) != (wanted[static_cast<std::size_t>(k)] != 0))
+            return say("queries ", show(queries), ": ", verdict, " at ", k, " is ", show(run), ", not exact");
+        }
+        return {};
+      };
+      for (Index k = 0; k < keys; ++k) {
+        const bool seen = sees(end - 1, k);
+        any[static_cast<std::size_t>(k)] |= seen, all[static_cast<std::size_t>(k)] &= seen;
+      }
+      const std::string broken = compare(
+                                     "some", [&](Index k) { return mask.some(queries, k); }, any) +
+                                 compare(
+                                     "every", [&](Index k) { return mask.every(queries, k); }, all);
+      if (!broken.empty()) return broken;
+    }
   }
   return {};
 }

@@ -68,9 +68,10 @@ constexpr Interval next_of_all(Interval sources, const Next& next, Index k) {
   }
 }
 
-/// The next run of all the sources' union at or after k; runs that touch are joined.
+/// The next run of all the sources' union at or after k; runs of several that touch are joined.
 template <class Next>
 constexpr Interval next_of_any(Interval sources, const Next& next, Index k) {
+  if (sources.size() == 1) return next(sources.begin, k);
   Interval joined = kNoRun;
   for (Index i = sources.begin; i < sources.end; ++i)
     if (const Interval run = next(i, k); !run.empty() && run.begin < joined.begin) joined = run;

@@ -31,6 +31,9 @@ inline void append_run(std::vector<Interval>& runs, Interval run) {
     runs.push_back(run);
 }
 
+/// Answers in lanes.
+using LaneTruth = Truth<xsimd::batch_bool<float>>;
+
 template <class Place>
 inline constexpr bool kInLanes = false;
 template <>
@@ -49,7 +52,7 @@ template <class Place, class Next>
 LONGSPAN_INLINE auto in_runs(const Place& at, const Next& next) {
   const Index first = place(at);
   if constexpr (kInLanes<Place>) {
-    Truth<xsimd::batch_bool<float>> seen{xsimd::batch_bool<float>(false)};
+    LaneTruth seen{xsimd::batch_bool<float>(false)};
     for (Index k = first; k < first + kLanes;) {
       const Interval run = next(k);
       if (run.begin >= first + kLanes) break;

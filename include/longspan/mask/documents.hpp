@@ -41,7 +41,7 @@ class Spans {
     const Interval span = run_around(*spans_, q.begin);
     return span.contains(q) ? run_from(k, span.begin, span.end) : kNoRun;
   }
-  Index same_until(Index q) const {
+  Index edge_after(Index q) const {
     const Interval next = next_run(*spans_, q);
     return next.begin > q ? next.begin : next.end;
   }
