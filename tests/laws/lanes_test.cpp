@@ -63,6 +63,22 @@ TEST(MaskLanes, RandomExpressions) {
   }
 }
 
+TEST(PositionLanes, Residues) {
+  std::vector<Index> periods{1000, 4095, 1 << 21, (1 << 22) - 3, (1 << 22) - 1};
+  for (Index p = 1; p <= 300; ++p) periods.push_back(p);
+  for (const Index period : periods)
+    for (const Index base : {Index{0}, Index{64}, -period - 5, 3 * period - 7, (Index{1} << 40) - 7})
+      for (const Index offset : {0, 48, 5 * kLanes, (1 << 21) + 3}) {
+        alignas(64) float got[kLanes];
+        const Position<Lanes> at{base, iota() + Lanes(static_cast<float>(offset))};
+        const Position<Lanes> rest = residue(at, period);
+        rest.offset.store_aligned(got);
+        for (Index i = 0; i < kLanes; ++i)
+          ASSERT_EQ(rest.base + static_cast<Index>(got[i]), floor_mod(Wide{base} + offset + i, period))
+              << "period " << period << ", position " << base + offset + i;
+      }
+}
+
 // ---- distances
 // --------------------------------------------------------------------------------------------------------
 

@@ -31,11 +31,14 @@ inline std::string broken_run(const char* verdict, Interval run, Index k) {
   return say("M3: ", verdict, " at ", k, " answers ", show(run));
 }
 
-/// M1, M2, M3 for all ranges of queries in [first_query, keys) that aren't empty, and all keys in [0, keys).
+/// The definition, M1, M2, M3 for all ranges of queries in [first_query, keys) that aren't empty, and all keys in [0,
+/// keys).
 template <Mask M, class Sees>
 std::string broken_law_in_small(const M& mask, const Sees& sees, Index first_query, Index keys) {
   const auto size = static_cast<std::size_t>(keys);
   for (Index begin = first_query; begin < keys; ++begin) {
+    for (Index k = 0; k < keys; ++k)
+      if (static_cast<bool>(mask.allows(begin, k)) != sees(begin, k)) return say("allows(", begin, ", ", k, ")");
     std::vector<char> any(size, false), all(size, true);
     for (Index end = begin + 1; end <= keys; ++end) {
       const Interval queries{begin, end};

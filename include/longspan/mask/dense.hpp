@@ -64,9 +64,7 @@ class DenseMask {
     return next(intersect(rows_of(q), {0, shape_.queries}), k, [](std::uint64_t a, std::uint64_t b) { return a | b; });
   }
   Interval every(Interval q, Index k) const {
-    const Interval rows = rows_of(q);
-    if (!Interval{0, shape_.queries}.contains(rows)) return kNoRun;
-    return next(rows, k, [](std::uint64_t a, std::uint64_t b) { return a & b; });
+    return next(rows_of(q), k, [](std::uint64_t a, std::uint64_t b) { return a & b; });
   }
   Index edge_after(Index q) const {
     const Index row = q - shape_.first_query;

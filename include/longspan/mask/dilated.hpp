@@ -76,14 +76,14 @@ class DilatedSegments {
       return within(k, segment_of(place(q))) & taken(k) & taken(q);
   }
   Interval some(Interval q, Index k) const {
-    const Index first = next_periodic(std::max<Index>(q.begin, 0), offset_, dilation_, 1).begin;
+    const Index first = next_periodic(q.begin, offset_, dilation_, 1).begin;
     if (first >= q.end) return kNoRun;
     return next(k, {segment_of(first).begin, segment_of(first + (q.end - 1 - first) / dilation_ * dilation_).end});
   }
   Interval every(Interval q, Index k) const {
     const Interval segment = segment_of(q.begin);
     const bool all = q.size() == 1 ? residue(q.begin, dilation_) == offset_ : dilation_ == 1;
-    return q.begin >= 0 && all && segment.contains(q) ? next(k, segment) : kNoRun;
+    return all && segment.contains(q) ? next(k, segment) : kNoRun;
   }
   Index edge_after(Index q) const {
     const Index taken = next_periodic(q, offset_, dilation_, 1).begin;

@@ -38,7 +38,6 @@ class Chunked {
   }
   Interval some(Interval q, Index k) const { return run_from(k, std::max<Index>(0, begin(q.begin)), q.end); }
   Interval every(Interval q, Index k) const { return run_from(k, std::max<Index>(0, begin(q.end - 1)), q.begin + 1); }
-  Index edge_after(Index q) const { return begin(q) + size_; }
 
  private:
   Index begin(Index at) const { return floor_div(at, size_) * size_; }

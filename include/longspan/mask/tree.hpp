@@ -19,7 +19,6 @@ inline auto tree(Index first, std::span<const Index> parents) {
     check(parent >= -1 && parent < i, "tree.parents", parent, "an earlier node, or -1");
     for (Index j = 0; j < i && parent >= 0; ++j)
       sees[static_cast<std::size_t>(i * size + j)] = sees[static_cast<std::size_t>(parent * size + j)];
-    if (parent >= 0) sees[static_cast<std::size_t>(i * size + parent)] = true;
     sees[static_cast<std::size_t>(i * size + i)] = true;
   }
   check(first >= 0, "tree.first", first, ">= 0");

@@ -10,7 +10,8 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// A function sees(query, key) as a mask that knows no runs: no tile is skipped and each is tested pair by pair.
+/// A function sees(query, key) as a mask that knows no runs: no tile is skipped and each is tested pair by pair. It is
+/// asked from several threads, and for positions outside of the call too: clamp what is looked up.
 ///   [](Index q, Index k) -> bool      called once for each lane
 ///   [](auto q, auto k)                called with lanes, as `allows` of a mask (core/concepts.hpp): compare positions,
 ///                                     `(k <= q) & (k > q - 7)`, and don't subtract them
