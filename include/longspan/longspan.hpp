@@ -9,7 +9,15 @@
 #include <longspan/kv/contiguous.hpp>
 #include <longspan/kv/paged.hpp>
 #include <longspan/mask/algebra.hpp>
+#include <longspan/mask/big_bird.hpp>
+#include <longspan/mask/block_sparse.hpp>
+#include <longspan/mask/dense.hpp>
+#include <longspan/mask/dilated.hpp>
+#include <longspan/mask/documents.hpp>
 #include <longspan/mask/masks.hpp>
+#include <longspan/mask/patterns.hpp>
+#include <longspan/mask/tree.hpp>
+#include <longspan/mask/where.hpp>
 #include <longspan/position/frequencies.hpp>
 #include <longspan/position/rope.hpp>
 #include <longspan/score/scores.hpp>

@@ -180,5 +180,129 @@ TEST(PolicyErrors, AreFoundWhenTheyAreMade) {
   EXPECT_TRUE(refused([] { Alibi{std::vector<double>{1, std::nan("")}}; }, "Alibi.slopes", std::nan(""), "finite"));
 }
 
+TEST(PolicyErrors, Documents) {
+  const auto with = [](std::vector<Index> lengths, const auto& got, const auto& wanted) {
+    EXPECT_TRUE(refused([&] { Documents{lengths}; }, "Documents.cumulative_lengths", got, wanted));
+  };
+  with({}, -1, "0 at the beginning");
+  with({1, 4}, 1, "0 at the beginning");
+  with({0, 4, 3}, 3, ">= 4");
+  with({0, -1}, -1, ">= 0");
+  const auto spans = [](std::vector<Interval> runs, const char* argument, Index got, const char* wanted) {
+    EXPECT_TRUE(refused([&] { Spans{runs}; }, argument, got, wanted));
+  };
+  spans({{-1, 4}}, "Spans.begin", -1, ">= 0");
+  spans({{0, 4}, {3, 9}}, "Spans.begin", 3, ">= 4");
+  spans({{5, 9}, {0, 2}}, "Spans.begin", 0, ">= 9");
+  spans({{0, 4}, {4, 4}}, "Spans.end", 4, ">= 5");
+}
+
+TEST(PolicyErrors, BlockSparse) {
+  const BlockGrid good{.rows = 2, .columns = 3};
+  const auto grid = [](BlockGrid g, const char* argument, Index got, const char* wanted) {
+    EXPECT_TRUE(refused([&] { BlockSparse(g, [](Index, Index) { return true; }); }, argument, got, wanted));
+    EXPECT_TRUE(refused([&] { BlockSparse::from_dense(g, {}); }, argument, got, wanted));
+    EXPECT_TRUE(refused([&] { BlockSparse::from_list(g, {}); }, argument, got, wanted));
+    EXPECT_TRUE(refused([&] { BlockSparse(g, std::span<const Index>{}, {}); }, argument, got, wanted));
+  };
+  grid({.rows = 0, .columns = 3}, "BlockGrid.rows", 0, ">= 1");
+  grid({.rows = 2, .columns = -3}, "BlockGrid.columns", -3, ">= 1");
+  grid({.rows = 2, .columns = 3, .block_queries = 0}, "BlockGrid.block_queries", 0, ">= 1");
+  grid({.rows = 2, .columns = 3, .block_keys = -1}, "BlockGrid.block_keys", -1, ">= 1");
+  grid({.rows = kPositionEnd / 64 + 1, .columns = 3}, "BlockGrid.rows", kPositionEnd / 64 + 1,
+       "at most 2^52 positions");
+
+  const auto csr = [&](std::vector<Index> offsets, std::vector<Index> columns, const char* argument, Index got,
+                       const auto& wanted) {
+    EXPECT_TRUE(refused([&] { BlockSparse(good, offsets, columns); }, argument, got, wanted));
+  };
+  csr({0, 1}, {0}, "BlockSparse.row_offsets.size", 2, 3);
+  csr({1, 1, 2}, {0, 0}, "BlockSparse.row_offsets", 1, "0 at the beginning");
+  csr({0, 2, 1}, {0, 1}, "BlockSparse.row_offsets", 1, ">= 2");
+  csr({0, 1, 2}, {0, 1, 2}, "BlockSparse.row_offsets", 2, 3);
+  csr({0, 2, 2}, {1, 1}, "BlockSparse.columns", 1, ">= 2");
+  csr({0, 2, 2}, {2, 0}, "BlockSparse.columns", 0, ">= 3");
+  csr({0, 0, 1}, {-1}, "BlockSparse.columns", -1, ">= 0");
+  csr({0, 1, 2}, {0, 3}, "BlockSparse.columns", 3, "within [0, 3)");
+  csr({0, 0, 0}, {}, "BlockSparse.blocks", 0, ">= 1");
+
+  const std::vector<unsigned char> five(5, 1), none(6, 0);
+  EXPECT_TRUE(refused([&] { BlockSparse::from_dense(good, five); }, "BlockSparse.blocks.size", 5, "rows · columns"));
+  EXPECT_TRUE(refused([&] { BlockSparse::from_dense(good, none); }, "BlockSparse.blocks", 0, ">= 1"));
+  EXPECT_TRUE(refused([&] { BlockSparse(good, [](Index, Index) { return false; }); }, "BlockSparse.blocks", 0, ">= 1"));
+  const auto list = [&](std::vector<std::pair<Index, Index>> blocks, const char* argument, Index got,
+                        const char* wanted) {
+    EXPECT_TRUE(refused([&] { BlockSparse::from_list(good, blocks); }, argument, got, wanted));
+  };
+  list({{1, 1}, {2, 0}}, "BlockSparse.rows", 2, "within [0, 2)");
+  list({{1, 1}, {-1, 0}}, "BlockSparse.rows", -1, "within [0, 2)");
+  list({{1, 1}, {0, 3}}, "BlockSparse.columns", 3, "within [0, 3)");
+  list({}, "BlockSparse.blocks", 0, ">= 1");
+}
+
+TEST(PolicyErrors, Patterns) {
+  const auto with = [](auto make, const char* argument, Index got, const char* wanted) {
+    EXPECT_TRUE(refused([&] { (void)make(); }, argument, got, wanted));
+  };
+  with([] { return Window::between(-1, 3); }, "Window.left", -1, ">= 0");
+  with([] { return Window::between(0, -3); }, "Window.right", -3, ">= 0");
+  with([] { return Window::symmetric(-3); }, "Window.radius", -3, ">= 0");
+  with([] { return GlobalTokens(-1); }, "GlobalTokens.count", -1, ">= 0");
+  with([] { return Chunked(0); }, "Chunked.size", 0, ">= 1");
+  with([] { return Columns(0); }, "Columns.period", 0, "within [1, 2^22)");
+  with([] { return Columns(1 << 22); }, "Columns.period", 1 << 22, "within [1, 2^22)");
+  with([] { return Columns(8, 9); }, "Columns.width", 9, "within [1, period]");
+  with([] { return Columns(8, 0); }, "Columns.width", 0, "within [1, period]");
+  with([] { return Dilated(0, 3); }, "Dilated.window", 0, ">= 1");
+  with([] { return Dilated(3, 0); }, "Dilated.stride", 0, "within [1, 2^22)");
+  with([] { return Dilated(3, 1 << 22); }, "Dilated.stride", 1 << 22, "within [1, 2^22)");
+  with([] { return Dilated(3, 2, 0); }, "Dilated.run", 0, "within [1, 2^22 / stride)");
+  with([] { return Dilated(3, 4, 1 << 20); }, "Dilated.run", 1 << 20, "within [1, 2^22 / stride)");
+  with([] { return DilatedSegments(8, 0); }, "DilatedSegments.dilation", 0, "within [1, 2^22)");
+  with([] { return DilatedSegments(0, 2); }, "DilatedSegments.segment", 0, "within [1, 2^52]");
+  with([] { return DilatedSegments(9, 2); }, "DilatedSegments.segment", 9, "a multiple of 2");
+  with([] { return DilatedSegments(8, 2, 2); }, "DilatedSegments.offset", 2, "within [0, 2)");
+  with([] { return big_bird({.blocks = 0}); }, "BlockGrid.rows", 0, ">= 1");
+  with([] { return big_bird({.blocks = 9, .radius = -1}); }, "BigBird.radius", -1, ">= 0");
+  with([] { return big_bird({.blocks = 9, .global = -1}); }, "BigBird.global", -1, ">= 0");
+  with([] { return big_bird({.blocks = 9, .random = -1}); }, "BigBird.random", -1, ">= 0");
+}
+
+TEST(PolicyErrors, PairByPair) {
+  const auto shape = [](DenseShape s, const char* argument, Index got) {
+    EXPECT_TRUE(refused([&] { DenseMask(s, [](Index, Index) { return true; }); }, argument, got, "within [0, 2^52]"));
+    EXPECT_TRUE(refused([&] { DenseMask::from_bytes(s, {}); }, argument, got, "within [0, 2^52]"));
+    EXPECT_TRUE(refused([&] { DenseMask::from_bits(s, {}); }, argument, got, "within [0, 2^52]"));
+  };
+  shape({-1, 3}, "DenseShape.queries", -1);
+  shape({1, -3}, "DenseShape.keys", -3);
+  shape({1, 3, -1}, "DenseShape.first_query", -1);
+  shape({1, 3, 0, kPositionEnd + 1}, "DenseShape.first_key", kPositionEnd + 1);
+  const std::vector<unsigned char> five(5, 1);
+  EXPECT_TRUE(refused(
+      [&] {
+        DenseMask::from_bytes({2, 3}, five);
+      },
+      "DenseMask.bytes.size", 5, "the size of the shape"));
+  EXPECT_TRUE(refused(
+      [&] {
+        DenseMask::from_bytes({2, 0}, five);
+      },
+      "DenseMask.bytes.size", 5, "the size of the shape"));
+  const std::vector<std::uint64_t> words(5);
+  EXPECT_TRUE(refused(
+      [&] {
+        DenseMask::from_bits({5, 65}, words);
+      },
+      "DenseMask.bits.size", 5, "the size of the shape"));
+  const auto parents = [](std::vector<Index> p, Index got) {
+    EXPECT_TRUE(refused([&] { (void)tree(7, p); }, "tree.parents", got, "an earlier node, or -1"));
+  };
+  parents({0}, 0);
+  parents({-1, 2, 1}, 2);
+  parents({-1, 0, -2}, -2);
+  EXPECT_TRUE(refused([] { (void)tree(-1, std::vector<Index>{-1}); }, "tree.first", -1, ">= 0"));
+}
+
 }  // namespace
 }  // namespace longspan::testing

@@ -74,6 +74,22 @@ void check_all(const Set& a, const Set& b, Index piece_a, Index piece_b, const s
         << what << ", intersection from " << k;
     EXPECT_EQ(walk([&](Index i) { return next_of_union(x, y, i); }, k, size), combine(a, b, k, std::logical_or<>()))
         << what << ", union from " << k;
+    // Over many: a, b, and a again.
+    const auto three = [&](Index i, Index at) { return i == 8 ? y(at) : x(at); };
+    EXPECT_EQ(walk(
+                  [&](Index i) {
+                    return next_of_all({7, 10}, three, i);
+                  },
+                  k, size),
+              combine(a, b, k, std::logical_and<>()))
+        << what << ", intersection of three from " << k;
+    EXPECT_EQ(walk(
+                  [&](Index i) {
+                    return next_of_any({7, 10}, three, i);
+                  },
+                  k, size),
+              combine(a, b, k, std::logical_or<>()))
+        << what << ", union of three from " << k;
     EXPECT_EQ(walk([&](Index i) { return next_of_complement(x, i); }, k, size),
               combine(a, a, k, [](bool p, bool) { return !p; }))
         << what << ", complement from " << k;
@@ -117,6 +133,10 @@ TEST(IntervalAlgebra, UnionJoinsTouchingRuns) {
   EXPECT_EQ(next_of_union(run(5, 9), run(0, 5), 2), (Interval{2, 9}));
   EXPECT_EQ(next_of_union(run(0, 5), run(6, 9), 0), (Interval{0, 5}));
   EXPECT_EQ(next_of_union(run(0, 5), run(3, kUnbounded), 1), (Interval{1, kUnbounded}));
+  const auto steps = [](Index i, Index k) { return run_from(k, 5 * i, 5 * i + 5 + i % 2); };
+  EXPECT_EQ(next_of_any({0, 4}, steps, 1), (Interval{1, 21}));
+  EXPECT_EQ(next_of_any({1, 2}, steps, 1), (Interval{5, 11}));
+  EXPECT_EQ(next_of_any({0, 0}, steps, 1), kNoRun);
 }
 
 TEST(IntervalAlgebra, FarGapsAreCrossedAtOnce) {

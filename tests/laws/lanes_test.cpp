@@ -12,11 +12,22 @@ namespace {
 
 TEST(MaskLanes, NamedMasksAtSmallAndHugePlaces) {
   const Index far = Index{1} << 40;
-  for (const Expression& e : {full(),       causal(),     window(1),          window(2),          window(33),
+  std::vector<Expression> all{full(),       causal(),     window(1),          window(2),          window(33),
                               window(4096), window(far),  window(kUnbounded), sinks(0),           sinks(1),
                               sinks(20),    sinks(far),   sinks(far + 7),     sinks(kUnbounded),  prefix(0),
                               prefix(1),    prefix(20),   prefix(far + 7),    prefix(kUnbounded), foreign(0),
-                              foreign(9),   foreign(1000)}) {
+                              foreign(9),   foreign(1000)};
+  for (const Expression& e : table_masks()) all.push_back(e);
+  for (const Expression& e : pattern_masks()) all.push_back(e);
+  for (const Expression& e : user_masks()) all.push_back(e);
+  for (const Expression& e :
+       {documents({0, far - 30, far, far + 20, far + 90}), spans({far - 50, far - 1, far + 10, far + 40}),
+        block_sparse({5, 3, (far + 50) / 4, (far + 5) / 2}, 0.5, 1), dense({70, 90, far - 5, far + 11}, 0.5, 1),
+        between(far, far), global_tokens(far + 3), chunked(far + 9), chunked((far + 40) / 3), columns(4194303, 7),
+        columns(1 << 21, 1 << 20), dilated(far, 3), dilated(far, 64, 64), dilated(9, 4194303), dilated(4, 1, 4194303),
+        segments(far, 64, 5), segments(4194303, 4194303, 17), segments((Index{1} << 30) + 7, 1, 0)})
+    all.push_back(e);
+  for (const Expression& e : all) {
     for (const Expression& m : {e, !e})
       for (const Index base : {Index{0}, Index{64}, Index{4096}, (Index{1} << 24) - 64, far})
         for (Index dq = -70; dq <= 70; dq += 1)
@@ -50,6 +61,22 @@ TEST(MaskLanes, RandomExpressions) {
     const Index k = std::max<Index>(0, (random.chance(0.3) ? q - landmark : base) + random.between(-100, 100));
     ASSERT_EQ(broken_lanes(e.mask, e.sees, q, k, 4 * kLanes), "") << e.name << ", seed " << seed;
   }
+}
+
+TEST(PositionLanes, Residues) {
+  std::vector<Index> periods{1000, 4095, 1 << 21, (1 << 22) - 3, (1 << 22) - 1};
+  for (Index p = 1; p <= 300; ++p) periods.push_back(p);
+  for (const Index period : periods)
+    for (const Index base : {Index{0}, Index{64}, -period - 5, 3 * period - 7, (Index{1} << 40) - 7})
+      for (const Index offset : {0, 48, 5 * kLanes, (1 << 21) + 3}) {
+        alignas(64) float got[kLanes];
+        const Position<Lanes> at{base, iota() + Lanes(static_cast<float>(offset))};
+        const Position<Lanes> rest = residue(at, period);
+        rest.offset.store_aligned(got);
+        for (Index i = 0; i < kLanes; ++i)
+          ASSERT_EQ(rest.base + static_cast<Index>(got[i]), floor_mod(Wide{base} + offset + i, period))
+              << "period " << period << ", position " << base + offset + i;
+      }
 }
 
 // ---- distances

@@ -58,9 +58,27 @@ std::string broken_tiles(const Expression& e, Interval queries, Interval keys) {
 }
 
 TEST(Tiles, OfNamedMasks) {
-  for (const Expression& e :
-       {full(), causal(), window(1), window(40), window(64), window(200), sinks(0), sinks(3), sinks(64), prefix(0),
-        prefix(100), foreign(30), window(70) | sinks(4), window(20) | sinks(30), !causal(), !window(30), !sinks(70)})
+  std::vector<Expression> all{full(),
+                              causal(),
+                              window(1),
+                              window(40),
+                              window(64),
+                              window(200),
+                              sinks(0),
+                              sinks(3),
+                              sinks(64),
+                              prefix(0),
+                              prefix(100),
+                              foreign(30),
+                              !causal(),
+                              !window(30),
+                              !sinks(70),
+                              window(70) | sinks(4),
+                              window(20) | sinks(30)};
+  for (const Expression& e : table_masks()) all.push_back(e);
+  for (const Expression& e : pattern_masks()) all.push_back(e);
+  for (const Expression& e : user_masks()) all.push_back(e);
+  for (const Expression& e : all)
     for (Index q = -40; q < 300; q += 7)
       for (const Index rows : {1, 5, 48, 64})
         for (const Interval keys :

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <random>
 #include <span>
 #include <string>
 #include <tuple>
@@ -31,14 +32,36 @@ struct Named {
 template <class Policy>
 Named(const char*, Policy) -> Named<Policy>;
 
+/// The longest sequence that the masks with tables are made for; of a shorter one they are the beginning.
+inline constexpr Index kTokens = 16384;
+
+/// Documents of one length.
+inline ls::Documents documents(Index length) {
+  std::vector<Index> lengths;
+  for (Index at = 0; at <= kTokens; at += length) lengths.push_back(at);
+  return ls::Documents(lengths);
+}
+/// Blocks on and below the diagonal: all on it, and a share of the others, drawn the same on every machine.
+inline ls::BlockSparse causal_blocks(Index block, double density) {
+  std::mt19937_64 draw(1);
+  const ls::BlockGrid grid{kTokens / block, kTokens / block, block, block};
+  return {grid, [&](Index row, Index column) {
+            return column == row || (column < row && static_cast<double>(draw()) < density * 0x1p64);
+          }};
+}
+
 /// Masks at the size of real work: timed by benchmarks, and tested.
 inline auto timed_masks() {
+  const ls::BlockSparse blocks = causal_blocks(64, 0.1);
   return std::tuple{
       Named{"full", ls::Full{}},
       Named{"causal", ls::Causal{}},
       Named{"window1024", ls::Window{1024}},
       Named{"sinks4+window1024", ls::Window{1024} | ls::Sinks{4}},
       Named{"prefix512", ls::Prefix{512}},
+      Named{"documents16x1024", documents(1024)},
+      Named{"blocksparse64x64", blocks},
+      Named{"causal&blocksparse64x64", ls::Causal{} & blocks},
   };
 }
 
@@ -51,6 +74,7 @@ inline auto masks() {
                                            Named{"sinks4+window33", ls::Window{33} | ls::Sinks{4}},
                                            Named{"prefix40", ls::Prefix{40}},
                                            Named{"causal-window16", ls::Causal{} & !ls::Window{16}},
+                                           Named{"causal&documents30", ls::Causal{} & documents(30)},
                                        });
 }
 

@@ -31,11 +31,14 @@ inline std::string broken_run(const char* verdict, Interval run, Index k) {
   return say("M3: ", verdict, " at ", k, " answers ", show(run));
 }
 
-/// M1, M2, M3 for all ranges of queries in [first_query, keys) that aren't empty, and all keys in [0, keys).
+/// The definition, M1, M2, M3 for all ranges of queries in [first_query, keys) that aren't empty, and all keys in [0,
+/// keys).
 template <Mask M, class Sees>
 std::string broken_law_in_small(const M& mask, const Sees& sees, Index first_query, Index keys) {
   const auto size = static_cast<std::size_t>(keys);
   for (Index begin = first_query; begin < keys; ++begin) {
+    for (Index k = 0; k < keys; ++k)
+      if (static_cast<bool>(mask.allows(begin, k)) != sees(begin, k)) return say("allows(", begin, ", ", k, ")");
     std::vector<char> any(size, false), all(size, true);
     for (Index end = begin + 1; end <= keys; ++end) {
       const Interval queries{begin, end};
@@ -57,6 +60,36 @@ std::string broken_law_in_small(const M& mask, const Sees& sees, Index first_que
           }
         if (!broken.empty()) return say("queries ", show(queries), ": ", broken);
       }
+    }
+  }
+  return {};
+}
+
+/// Both verdicts name exactly the keys that some and that every query sees, at the sizes above.
+template <Mask M, class Sees>
+std::string inexact_in_small(const M& mask, const Sees& sees, Index first_query, Index keys) {
+  for (Index begin = first_query; begin < keys; ++begin) {
+    std::vector<char> any(static_cast<std::size_t>(keys), false), all(static_cast<std::size_t>(keys), true);
+    for (Index end = begin + 1; end <= keys; ++end) {
+      const Interval queries{begin, end};
+      const auto compare = [&](const char* verdict, auto next, const std::vector<char>& wanted) -> std::string {
+        Interval run{0, 0};
+        for (Index k = 0; k < keys; ++k) {
+          if (k >= run.end) run = next(k);
+          if ((k >= run.begin) != (wanted[static_cast<std::size_t>(k)] != 0))
+            return say("queries ", show(queries), ": ", verdict, " at ", k, " is ", show(run), ", not exact");
+        }
+        return {};
+      };
+      for (Index k = 0; k < keys; ++k) {
+        const bool seen = sees(end - 1, k);
+        any[static_cast<std::size_t>(k)] |= seen, all[static_cast<std::size_t>(k)] &= seen;
+      }
+      const std::string broken = compare(
+                                     "some", [&](Index k) { return mask.some(queries, k); }, any) +
+                                 compare(
+                                     "every", [&](Index k) { return mask.every(queries, k); }, all);
+      if (!broken.empty()) return broken;
     }
   }
   return {};

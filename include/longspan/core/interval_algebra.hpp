@@ -49,4 +49,38 @@ constexpr Interval next_of_complement(const A& a, Index k) {
   }
 }
 
+// The same over many sources: next(i, k) is the next run of source i, for the i of an interval that isn't empty.
+
+/// The next run of all the sources' intersection at or after k.
+template <class Next>
+constexpr Interval next_of_all(Interval sources, const Next& next, Index k) {
+  for (;;) {
+    Interval common{k, kUnbounded};
+    Index last = k;  // the latest begin of a run
+    for (Index i = sources.begin; i < sources.end; ++i) {
+      const Interval run = next(i, k);
+      if (run.empty()) return kNoRun;
+      common = intersect(common, run);
+      last = std::max(last, run.begin);
+    }
+    if (!common.empty()) return common;
+    k = last;
+  }
+}
+
+/// The next run of all the sources' union at or after k; runs of several that touch are joined.
+template <class Next>
+constexpr Interval next_of_any(Interval sources, const Next& next, Index k) {
+  if (sources.size() == 1) return next(sources.begin, k);
+  Interval joined = kNoRun;
+  for (Index i = sources.begin; i < sources.end; ++i)
+    if (const Interval run = next(i, k); !run.empty() && run.begin < joined.begin) joined = run;
+  for (Index end = k; end != joined.end && joined.end != kUnbounded;) {
+    end = joined.end;
+    for (Index i = sources.begin; i < sources.end && joined.end != kUnbounded; ++i)
+      if (const Interval run = next(i, joined.end); run.begin == joined.end) joined.end = run.end;
+  }
+  return joined;
+}
+
 }  // namespace longspan::inline LONGSPAN_ISA

@@ -24,20 +24,34 @@ struct Causal {
 };
 
 /// The `width` keys q-width+1 … q, the query's own among them. (flashinfer's window_left is width - 1.)
-/// Throws std::invalid_argument unless width >= 1.
 class Window {
  public:
-  explicit Window(Index width) : width_(std::min(width, kPositionEnd)) {
+  /// Throws std::invalid_argument unless width >= 1.
+  explicit Window(Index width) : left_(std::min(width, kPositionEnd) - 1), right_(0) {
     check(width >= 1, "Window.width", width, ">= 1");
   }
+  /// The keys q-left … q+right; kUnbounded: all that there are on that side. Throws unless both are >= 0.
+  static Window between(Index left, Index right) {
+    check(left >= 0, "Window.left", left, ">= 0");
+    check(right >= 0, "Window.right", right, ">= 0");
+    Window window(1);
+    window.left_ = std::min(left, kPositionEnd);
+    window.right_ = std::min(right, kPositionEnd);
+    return window;
+  }
+  /// |q-k| <= radius.
+  static Window symmetric(Index radius) {
+    check(radius >= 0, "Window.radius", radius, ">= 0");
+    return between(radius, radius);
+  }
 
-  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return (k <= q) & (k > q - width_); }
-  Interval some(Interval q, Index k) const { return run_from(k, std::max<Index>(0, first(q.begin)), q.end); }
-  Interval every(Interval q, Index k) const { return run_from(k, std::max<Index>(0, first(q.end - 1)), q.begin + 1); }
+  LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return (k <= q + right_) & (k >= q - left_); }
+  Interval some(Interval q, Index k) const { return run_from(k, first(q.begin), q.end + right_); }
+  Interval every(Interval q, Index k) const { return run_from(k, first(q.end - 1), q.begin + 1 + right_); }
 
  private:
-  Index first(Index query) const { return query - width_ + 1; }
-  Index width_;
+  Index first(Index query) const { return std::max<Index>(0, query - left_); }
+  Index left_, right_;
 };
 
 /// The first `count` keys, as far as causality allows: k < count and k <= q (StreamingLLM's attention sinks,
