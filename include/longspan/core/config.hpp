@@ -11,7 +11,11 @@
 #error "longspan needs real infinities: masked scores are -inf. Compile without -ffast-math / -ffinite-math-only."
 #endif
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+// LONGSPAN_NO_DOT_PRODUCTS: elements are widened to float even where the machine multiplies them as they are.
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && !defined(LONGSPAN_NO_DOT_PRODUCTS)
+#define LONGSPAN_BF16_DOT_PRODUCTS 1
+#define LONGSPAN_ISA avx512bf16
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #define LONGSPAN_ISA avx512
 #elif defined(__AVX512F__)
 #define LONGSPAN_ISA avx512f

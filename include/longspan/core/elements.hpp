@@ -66,9 +66,6 @@ concept ElementType = std::same_as<T, float> || std::same_as<T, bf16> || std::sa
 
 /// How many elements of a sum a dot product instruction of this build wants to be neighbours: a PagedCache stores them
 /// so.
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && !defined(LONGSPAN_NO_DOT_PRODUCTS)
-#define LONGSPAN_BF16_DOT_PRODUCTS 1
-#endif
 template <class T>
 inline constexpr Index kPack = 1;
 #if defined(LONGSPAN_BF16_DOT_PRODUCTS)
@@ -93,7 +90,7 @@ LONGSPAN_INLINE Lanes load(const bf16* p) {
 LONGSPAN_INLINE Lanes load(const f16* p) {
 #if defined(__AVX512F__)
   return Lanes(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
-#elif defined(__F16C__) && defined(__AVX__)
+#elif defined(__F16C__) && defined(__AVX2__)
   return Lanes(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
   alignas(64) float x[kLanes];
@@ -106,7 +103,7 @@ LONGSPAN_INLINE Lanes load(const f16* p) {
 LONGSPAN_INLINE void store(f16* p, const Lanes& x) {
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__F16C__) && defined(__AVX__)
+#elif defined(__F16C__) && defined(__AVX2__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < kLanes; ++i) p[i] = f16(x.get(static_cast<std::size_t>(i)));

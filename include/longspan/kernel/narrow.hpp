@@ -245,17 +245,6 @@ class NarrowKernel {
     return run.readable >= kLanes && run.size >= std::min<Index>(kLanes, tile.keys.end - p_.first_key - i);
   }
 
-  /// Calls f(run, position of its first key, keys) for the pieces of `keys` that lie together in memory.
-  template <class F>
-  LONGSPAN_INLINE void for_each_piece(Interval keys, F&& f) const {
-    for (Index key = keys.begin; key < keys.end;) {
-      const auto run = p_.source.run(kv_head_, key - p_.first_key);
-      const Index size = std::min(run.size, keys.end - key);
-      f(run, key, size);
-      key += size;
-    }
-  }
-
   /// Sets key_at_ and dim_stride_, where each vector of the block's keys is, dimension-major, if the source has them
   /// so. The keys of a vector that nobody asked for may be anything.
   bool find_keys(const Tile& tile) {
@@ -279,21 +268,18 @@ class NarrowKernel {
   void copied_scores(const Tile& tile, Index v, Ahead& ahead) {
     constexpr Index kStride = Vectors * kLanes;
     const Index first = tile.block + v * kLanes;
-    for_each_piece(intersect(tile.keys, {first, first + kStride}),
-                   [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
-                     float* to = key_ + (key - first);
-                     const float* rows = encoded_key_;
-                     Index stride = words_;
-                     if constexpr (std::is_same_v<Element, float>)
-                       if (run.dim_stride == 1) {
-                         rows = run.key;
-                         stride = run.key_stride;
-                       }
-                     if (rows != encoded_key_ || encode_keys(run, size, head_dim_, encoded_key_, words_, kStride))
-                       transpose(rows, stride, size, words_, to, kStride);
-                     else
-                       for (Index d = 0; d < head_dim_; ++d) std::copy_n(rows + d * kStride, size, to + d * kStride);
-                   });
+    p_.for_each_piece(
+        kv_head_, intersect(tile.keys, {first, first + kStride}), [&](const auto& run, Index key) LONGSPAN_LAMBDA {
+          float* to = key_ + (key - first);
+          const float* rows = encoded_key_;
+          Index stride = words_;
+          if constexpr (kAreWords<Element>)
+            if (run.dim_stride == 1) rows = run.key, stride = run.key_stride;
+          if (rows != encoded_key_ || encode_keys(run, run.size, head_dim_, encoded_key_, words_, kStride))
+            transpose(rows, stride, run.size, words_, to, kStride);
+          else
+            for (Index d = 0; d < head_dim_; ++d) std::copy_n(rows + d * kStride, run.size, to + d * kStride);
+        });
     const float* at[Vectors];
     for (Index i = 0; i < Vectors; ++i) at[i] = key_ + i * kLanes;
     scores<FloatWords, Vectors>(at, kStride, v, ahead);
@@ -348,21 +334,24 @@ class NarrowKernel {
       for (; d < padded_; d += kLanes) columns(std::integral_constant<int, 1>{}, d);
       rescale = nullptr;
     };
-    bool in_place = kLieAsWords<Element> || Words::kPer == 1;
-    in_place = in_place && value_dim_ == padded_;
-    for_each_piece(keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
-      in_place = in_place && (run.value_pack == Words::kPer ? run.value_first == (key - tile.block) % Words::kPer
-                                                            : run.value_pack == 1 && key % 2 == 0 && size % 2 == 0);
+    bool in_place = (kLieAsWords<Element> || Words::kPer == 1) && value_dim_ == padded_;
+    p_.for_each_piece(kv_head_, keys, [&](const auto& run, Index key) LONGSPAN_LAMBDA {
+      // no word may be cut but by the end of `keys`
+      const Index place = (key - tile.block) % Words::kPer, end = key + run.size;
+      in_place = in_place && (end == keys.end || (end - tile.block) % Words::kPer == 0) &&
+                 (run.value_pack == Words::kPer ? run.value_first == place
+                                                : run.value_pack == 1 && place == 0 && run.size % Words::kPer == 0);
     });
     if (!in_place) {
-      encode_values(p_.source, kv_head_, p_.first_key, keys, tile.block, value_dim_, value_, padded_);
+      encode_values(p_, kv_head_, keys, tile.block, value_, padded_);
       return add(WordRows<FloatWords, float>{value_, padded_}, keys.begin,
                  words_of(keys.end - tile.block) - (keys.begin - tile.block) / Words::kPer);
     }
-    for_each_piece(keys, [&](const auto& run, Index key, Index size) LONGSPAN_LAMBDA {
+    p_.for_each_piece(kv_head_, keys, [&](const auto& run, Index key) LONGSPAN_LAMBDA {
       if constexpr (Words::kPer > 1)
-        if (run.value_pack == 1) return add(ZippedRows<Words, Element>{run.value, run.value_stride}, key, size / 2);
-      add(WordRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.value_first + size));
+        if (run.value_pack == 1)
+          return add(ZippedRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.size));
+      add(WordRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.value_first + run.size));
     });
   }
 

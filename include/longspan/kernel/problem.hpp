@@ -107,6 +107,17 @@ struct Problem {
     return Words::kScalesScores ? 1.f : score_factor();
   }
 
+  /// Calls f(run, position of its first key) for the pieces of `keys` that lie together in memory.
+  template <class F>
+  LONGSPAN_INLINE void for_each_piece(Index kv_head, Interval keys, F&& f) const {
+    for (Index key = keys.begin; key < keys.end;) {
+      auto run = source.run(kv_head, key - first_key);
+      run.size = std::min(run.size, keys.end - key);
+      f(run, key);
+      key += run.size;
+    }
+  }
+
   static constexpr float kLog2e = 1.44269504088896340736f;
 };
 

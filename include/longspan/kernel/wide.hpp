@@ -3,13 +3,15 @@
 //
 // Cost model, per block of 64 keys and 3 vectors of queries: 64·3·(head_dim + value_dim) fused multiply-adds, each fed
 // by a third of a broadcast load and an eighth of a vector load, against 64·3 exponentials of about 12 operations: for
-// head_dim 128 the exponentials are 6% of the work and everything else is FMA at the peak. Queries and output are
+// head_dim 128 the exponentials are 4% of the work and everything else is FMA at the peak. Queries and output are
 // transposed, [dim][queries], so that keys and values are read in place as scalars, every running statistic is a
-// vector, and there is no horizontal operation anywhere.
+// vector, and there is no horizontal operation anywhere. Elements that are no words (kernel/words.hpp) are encoded a
+// block at a time, which is 6% of the time with dot products of bf16.
 //
 // Order of operations (the numeric contract, shared with narrow.hpp): a score is one FMA chain over d ascending; a
-// value is one FMA chain over keys ascending; a block's sum adds the weights of keys j, j+16, j+32, j+48, then folds
-// the halves of those 16. A tile that is skipped and a tile whose keys are all masked leave the same bits.
+// value is one FMA chain over keys ascending (where words hold more, a chain of words); a block's sum adds the weights
+// of keys j, j+16, j+32, j+48, then folds the halves of those 16. A tile that is skipped and a tile whose keys are all
+// masked leave the same bits.
 
 #include <longspan/core/scratch.hpp>
 #include <longspan/core/transpose.hpp>
@@ -30,7 +32,7 @@ class WideKernel {
 
   static Index scratch_floats(Index head_dim, Index value_dim) {
     const Index words = words_of(head_dim), widest = std::max(words, value_dim);
-    return kRows * (words + kBlock + value_dim + widest + 2) + kBlock * (words + (kInPlace ? 0 : value_dim)) +
+    return kRows * (words + kBlock + value_dim + widest + 2) + kBlock * (words + (kAreWords<Element> ? 0 : value_dim)) +
            (Words::kPer == 1 ? 0 : kRows * kBlock / Words::kPer);
   }
 
@@ -52,7 +54,7 @@ class WideKernel {
     largest_ = take(kRows);
     weight_word_ = Words::kPer == 1 ? weight_ : take(kRows * kBlock / Words::kPer);
     encoded_key_ = take(kBlock * words_);
-    if constexpr (!kInPlace) encoded_value_ = take(kBlock * value_dim_);
+    if constexpr (!kAreWords<Element>) encoded_value_ = take(kBlock * value_dim_);
   }
 
   /// Attention of the rows (at most kRows of them) over all keys, into the problem's sink.
@@ -67,8 +69,6 @@ class WideKernel {
   }
 
  private:
-  /// Values of other types are encoded a block at a time, and keys unless they lie there as words.
-  static constexpr bool kInPlace = std::is_same_v<Element, float>;
   static Index words_of(Index dim) { return ceil_div(dim, Words::kPer); }
 
   void load_queries() {
@@ -140,22 +140,11 @@ class WideKernel {
     });
   }
 
-  /// Calls f(run, offset in the block) for the pieces of a tile that lie together in memory.
-  template <class F>
-  LONGSPAN_INLINE void for_each_piece(const Tile& tile, F&& f) {
-    for (Index key = tile.keys.begin; key < tile.keys.end;) {
-      auto run = p_.source.run(kv_head_, key - p_.first_key);
-      run.size = std::min(run.size, tile.keys.end - key);
-      f(run, key - tile.block);
-      key += run.size;
-    }
-  }
-
   void scores(const Tile& tile) {
     Ahead ahead = values_of(tile).over(ceil_div(tile.keys.size(), kTileKeys) * words_);
     unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { max_[i].store_aligned(largest_ + i * kLanes); });
-    for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
-      float* weight = weight_ + at * kRows;
+    p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
+      float* weight = weight_ + (first - tile.block) * kRows;
       const auto add = [&](auto rows, const auto* key, Index stride) LONGSPAN_LAMBDA {
         wide_scores<Words, kTileKeys, Vectors, rows.value>(reinterpret_cast<const std::byte*>(key),
                                                            stride * static_cast<Index>(sizeof(*key)), run.size, words_,
@@ -246,12 +235,12 @@ class WideKernel {
                                                       weight, value_, start, rescale_, ahead);
       start = Start::kKeep;
     };
-    if constexpr (kInPlace) {
-      for_each_piece(tile, [&](const auto& run, Index at) LONGSPAN_LAMBDA {
-        add(run.value, run.value_stride, run.size, weight_word_ + at * kRows);
+    if constexpr (kAreWords<Element>) {
+      p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
+        add(run.value, run.value_stride, run.size, weight_word_ + (first - tile.block) * kRows);
       });
     } else {
-      encode_values(p_.source, kv_head_, p_.first_key, tile.keys, tile.block, value_dim_, encoded_value_, value_dim_);
+      encode_values(p_, kv_head_, tile.keys, tile.block, encoded_value_, value_dim_);
       const Index first = (tile.keys.begin - tile.block) / Words::kPer;
       add(encoded_value_, value_dim_, words_of(tile.keys.end - tile.block) - first, weight_word_ + first * kRows);
     }
@@ -302,7 +291,7 @@ class WideKernel {
   Interval rows_;
   Index head_dim_, value_dim_, words_;
   float *query_, *weight_, *value_, *total_value_, *rescale_, *largest_;
-  float *weight_word_, *encoded_key_, *encoded_value_ = nullptr;
+  float *weight_word_, *encoded_key_, *encoded_value_ = nullptr;  // encoded: what can't be read where it is
   Lanes max_[Vectors], sum_[Vectors], total_max_[Vectors], total_sum_[Vectors];
   bool fresh_ = true;
 };

@@ -113,9 +113,11 @@ template <class Element>
 using WordsOf = FloatWords;
 #endif
 
-/// Whether elements of type E lie in memory as words do.
+/// Whether elements lie in memory as words do, where they are packed; and whether each is a word.
 template <class Element>
 inline constexpr bool kLieAsWords = sizeof(Element) * static_cast<std::size_t>(WordsOf<Element>::kPer) == sizeof(float);
+template <class Element>
+inline constexpr bool kAreWords = kLieAsWords<Element>&& WordsOf<Element>::kPer == 1;
 
 /// The first `keys` keys of a run as words, whatever their layout: rows, row_stride words apart, or (false is returned)
 /// columns, column_stride words apart.
@@ -144,20 +146,17 @@ bool encode_keys(const KeyValueRun<Element>& run, Index keys, Index dim, float* 
 
 /// The values at the positions `keys`, inside the block that begins at `block`, as rows of words, `stride` words apart,
 /// from the word that keys.begin is in on; what is not among `keys` counts as 0.
-template <class Source>
-void encode_values(const Source& source, Index kv_head, Index first_key, Interval keys, Index block, Index dim,
-                   float* to, Index stride) {
-  using Element = typename Source::Element;
+template <class P>
+void encode_values(const P& problem, Index kv_head, Interval keys, Index block, float* to, Index stride) {
+  using Element = typename P::Source::Element;
   using Words = WordsOf<Element>;
+  const Index dim = problem.source.value_dim();
   const Element* at[kBlock] = {};
   Index pack = 1;
-  for (Index key = keys.begin; key < keys.end;) {
-    const auto run = source.run(kv_head, key - first_key);
-    const Index size = std::min(run.size, keys.end - key);
-    for (Index j = 0; j < size; ++j) at[key - block + j] = run.value_at(j, 0);
+  problem.for_each_piece(kv_head, keys, [&](const auto& run, Index key) {
+    for (Index j = 0; j < run.size; ++j) at[key - block + j] = run.value_at(j, 0);
     pack = run.value_pack;
-    key += size;
-  }
+  });
   const auto one = [&](const Element* const* elements, float* words) {
     Index d = 0;
     if constexpr (Words::kPer == 1) {
