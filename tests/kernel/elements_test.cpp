@@ -41,9 +41,10 @@ struct Data {
   auto queries() const { return view(q, kQueries, kHeads, dim); }
 
   template <class Out = float, class Engine = Flash, class Source>
-  std::vector<Out> call(const Source& source, Kernel kernel = Kernel::kAutomatic) const {
+  std::vector<Out> call(const Source& source, Kernel kernel = Kernel::kAutomatic, Index first_key = 0) const {
     std::vector<Out> out(q.size(), Out(std::numeric_limits<float>::quiet_NaN()));
-    attention<Engine>(Window{101} | Sinks{3})(queries(), source, view(out, kQueries, kHeads, dim), {.kernel = kernel});
+    attention<Engine>(Window{101} | Sinks{3})(queries(), source, view(out, kQueries, kHeads, dim),
+                                              {.first_key = first_key, .kernel = kernel});
     return out;
   }
 
@@ -52,6 +53,16 @@ struct Data {
   std::vector<T> q, k, v;
   PagedCache<T> cache;
   SequenceId id;
+};
+
+/// A source whose runs are short and end inside of words.
+template <class Source>
+struct Shortened : Source {
+  auto run(Index kv_head, Index i) const {
+    auto run = Source::run(kv_head, i);
+    run.size = std::min<Index>(run.size, 3);
+    return run;
+  }
 };
 
 template <class T>
@@ -66,6 +77,14 @@ void check_elements(double tolerance) {
       EXPECT_TRUE(same_bits(data.call(contiguous, Kernel::kNarrow), wide)) << dim;
       EXPECT_TRUE(same_bits(data.call(paged, Kernel::kWide), wide)) << dim << " pages of " << page_size;
       EXPECT_TRUE(same_bits(data.call(paged, Kernel::kNarrow), wide)) << dim << " pages of " << page_size;
+      const Shortened<PagedView<T>> shortened{paged};
+      EXPECT_TRUE(same_bits(data.call(shortened, Kernel::kWide), wide)) << dim << " pages of " << page_size;
+      EXPECT_TRUE(same_bits(data.call(shortened, Kernel::kNarrow), wide)) << dim << " pages of " << page_size;
+      // Keys at odd positions first: what stands together in a page is not what is together in a sum.
+      const auto odd = data.call(contiguous, Kernel::kWide, 1);
+      EXPECT_TRUE(same_bits(data.call(contiguous, Kernel::kNarrow, 1), odd)) << dim;
+      EXPECT_TRUE(same_bits(data.call(paged, Kernel::kWide, 1), odd)) << dim << " pages of " << page_size;
+      EXPECT_TRUE(same_bits(data.call(paged, Kernel::kNarrow, 1), odd)) << dim << " pages of " << page_size;
       for (std::size_t i = 0; i < wide.size(); ++i)  // values are below 5
         ASSERT_LE(std::abs(static_cast<double>(wide[i]) - static_cast<double>(exact[i])), tolerance * 5)
             << "dim " << dim << ", element " << i;

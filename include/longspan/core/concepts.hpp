@@ -16,7 +16,8 @@ namespace longspan::inline LONGSPAN_ISA {
 /// Laws: M1 a visible key lies in a run of `some`; M2 a key in a run of `every` is visible to all of Q; M3 runs ascend,
 /// are disjoint, and start at or after k.
 /// Lanes may hold positions outside the call's queries and keys; their answers are not used, so clamp what you look up.
-/// Called from several threads at once.
+/// Called from several threads at once. Compositions take a further reading as a hint: see edge_after in
+/// mask/algebra.hpp.
 template <class M>
 concept Mask = std::copyable<M> && requires(const M& mask, Interval queries, Index k) {
   static_cast<bool>(mask.allows(k, k));
