@@ -27,8 +27,9 @@ struct Causal {
 class Window {
  public:
   /// Throws std::invalid_argument unless width >= 1.
-  explicit Window(Index width) : left_(std::min(width, kPositionEnd) - 1), right_(0) {
+  explicit Window(Index width) {
     check(width >= 1, "Window.width", width, ">= 1");
+    left_ = std::min(width, kPositionEnd) - 1;
   }
   /// The keys q-left … q+right; kUnbounded: all that there are on that side. Throws unless both are >= 0.
   static Window between(Index left, Index right) {
@@ -51,7 +52,7 @@ class Window {
 
  private:
   Index first(Index query) const { return std::max<Index>(0, query - left_); }
-  Index left_, right_;
+  Index left_ = 0, right_ = 0;
 };
 
 /// The first `count` keys, as far as causality allows: k < count and k <= q (StreamingLLM's attention sinks,
