@@ -33,13 +33,13 @@ template <class Words, int Keys, int Vectors, bool Rows>
     unroll<Keys>([&](auto k)
                      LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
     for (Index d = 0; d < dim; ++d) {
+      next.step();  // first: behind the products, clang moves these behind it, and spills what they read
       Lanes x[Vectors];
       unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
       unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
         const Lanes b = broadcast(k0 + k * (Rows ? stride : kWord));
         unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Words::add(a[k][i], b, x[i]); });
       });
-      next.step();
       k0 += Rows ? kWord : stride;
       x0 += Vectors * kLanes;
     }
@@ -88,6 +88,7 @@ template <class Words, int Dims, int Vectors, bool Careful>
     const std::byte* v0 = value;
     const float* x0 = weight;
     for (Index j = 0; j < words; ++j) {
+      next.step();  // first: behind the products, clang moves these behind it, and spills what they read
       Lanes x[Vectors];
       unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
       unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
@@ -96,7 +97,6 @@ template <class Words, int Dims, int Vectors, bool Careful>
           a[k][i] = Careful ? Words::add_careful(a[k][i], b, x[i]) : Words::add(a[k][i], b, x[i]);
         });
       });
-      next.step();
       v0 += value_stride;
       x0 += Vectors * kLanes;
     }
