@@ -106,12 +106,22 @@ struct Bf16Pairs {
     return _mm512_or_si512(i, _mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(32)), 16));
   }
 };
-template <class Element>
-using WordsOf = std::conditional_t<std::is_same_v<Element, bf16>, Bf16Pairs, FloatWords>;
-#else
-template <class Element>
-using WordsOf = FloatWords;
 #endif
+
+/// The words of an element type. A class, not only an alias: where all words are floats, an alias would not depend on
+/// its argument, and `if constexpr` would have its other branch compiled as well.
+template <class Element>
+struct WordsFor {
+  using Type = FloatWords;
+};
+#if defined(LONGSPAN_BF16_DOT_PRODUCTS)
+template <>
+struct WordsFor<bf16> {
+  using Type = Bf16Pairs;
+};
+#endif
+template <class Element>
+using WordsOf = typename WordsFor<Element>::Type;
 
 /// Whether elements lie in memory as words do, where they are packed; and whether each is a word.
 template <class Element>
