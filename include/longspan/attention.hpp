@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <tuple>
+#include <vector>
 
 #include <longspan/core/executor_ref.hpp>
 #include <longspan/core/runs.hpp>
@@ -35,7 +36,8 @@ namespace detail {
 template <KeyValueSource Source, Mask M, class Scores>
 class Batch {
  public:
-  Batch(Shape q, std::span<const Source> sources, const Options& options, const M& mask, const Scores& scores)
+  Batch(Shape q, std::span<const Source> sources, const Options& options, const M& mask, const Scores& scores,
+        std::span<const float> logits)
       : shape_(q), sources_(sources), options_(options), mask_(mask), scores_(scores) {
     check_shapes();
     check_sequences();
@@ -49,6 +51,11 @@ class Batch {
     check(options.lse.empty() || static_cast<Index>(options.lse.size()) == q.tokens * q.heads, "options.lse.size",
           options.lse.size(), q.tokens * q.heads);
     scores.check_heads(q.heads);
+    check(logits.empty() || std::ssize(logits) == q.heads, "sink logits heads", logits.size(), q.heads);
+    for (Index i = 0; i < size(); ++i) {
+      const Index rows = queries(i).size(), keys = source(i).keys(), at = first_query(rows, keys);
+      scores.check_extent({q.heads, i, {at, at + rows}, {options.first_key, options.first_key + keys}});
+    }
   }
 
   Index size() const { return ragged() ? static_cast<Index>(options_.cumulative_queries.size()) - 1 : 1; }
@@ -62,9 +69,16 @@ class Batch {
     const Interval rows = queries(sequence);
     const Source from = source(sequence);
     const float scale = options_.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.dim))));
-    const Index first_query = options_.first_query.value_or(options_.first_key + from.keys() - rows.size());
-    return {q_.slice(rows),     from,         mask_, scores_, sink_.slice(rows), scale, first_query,
-            options_.first_key, options_.work};
+    return {q_.slice(rows),
+            from,
+            mask_,
+            scores_,
+            sink_.slice(rows),
+            scale,
+            first_query(rows.size(), from.keys()),
+            options_.first_key,
+            options_.work,
+            {0, sequence}};
   }
 
   /// Where the data are: after the checks, so that nothing is touched before they pass.
@@ -80,6 +94,9 @@ class Batch {
     if (!ragged()) return {0, shape_.tokens};
     const auto at = static_cast<std::size_t>(i);
     return {options_.cumulative_queries[at], options_.cumulative_queries[at + 1]};
+  }
+  Index first_query(Index queries, Index keys) const {
+    return options_.first_query.value_or(options_.first_key + keys - queries);
   }
   Source source(Index i) const {
     const auto at = static_cast<std::size_t>(i);
@@ -161,7 +178,9 @@ class Batch {
 template <class Engine, Mask M, class Scores>
 class Attention {
  public:
-  Attention(M mask, Scores scores) : mask_(std::move(mask)), scores_(std::move(scores)) {}
+  /// `logits`: a learned sink for each query head, or none.
+  Attention(M mask, Scores scores, std::vector<float> logits = {})
+      : mask_(std::move(mask)), scores_(std::move(scores)), logits_(std::move(logits)) {}
 
   template <class K = const float, class V = const float>
   void operator()(QueryTensor q, TensorView<K> keys, TensorView<V> values, OutputTensor out,
@@ -176,11 +195,11 @@ class Attention {
   /// A ragged batch of one source per sequence; queries as options.cumulative_queries says.
   template <KeyValueSource Source>
   void operator()(QueryTensor q, std::span<const Source> sources, OutputTensor out, const Options& options = {}) const {
-    detail::Batch batch(q.shape(), sources, options, mask_, scores_);
+    detail::Batch batch(q.shape(), sources, options, mask_, scores_, logits_);
     check(out.tokens == q.tokens, "out.tokens", out.tokens, q.tokens);
     check(out.heads == q.heads, "out.heads", out.heads, q.heads);
     check(sources.empty() || out.dim == batch.value_dim(), "out.dim", out.dim, batch.value_dim());
-    Engine::run(batch.with(q, {out, options.lse.data()}), options.executor, options.kernel);
+    Engine::run(batch.with(q, {out, options.lse.data(), nullptr, nullptr, logits_}), options.executor, options.kernel);
   }
 
   /// The same over some of the keys, to be merged with the result over others (see merge): give each its first_key, and
@@ -191,9 +210,10 @@ class Attention {
   }
   template <KeyValueSource Source>
   Partial partial(QueryTensor q, const Source& source, const Options& options = {}) const {
-    detail::Batch batch(q.shape(), std::span<const Source>(&source, 1), options, mask_, scores_);
+    detail::Batch batch(q.shape(), std::span<const Source>(&source, 1), options, mask_, scores_, logits_);
     Partial result(q.tokens, q.heads, source.value_dim());
     Engine::run(batch.with(q, result.sink()), options.executor, options.kernel);
+    result.logits = logits_;
     return result;
   }
 
@@ -208,7 +228,7 @@ class Attention {
   }
   template <KeyValueSource Source>
   Plan plan(Shape q, std::span<const Source> sources, const Options& options = {}) const {
-    detail::Batch batch(q, sources, options, mask_, scores_);
+    detail::Batch batch(q, sources, options, mask_, scores_, logits_);
     const TensorView<const float> queries{nullptr, q.tokens, q.heads, q.dim, 0, 0};
     const TensorView<float> out{nullptr, q.tokens, q.heads, 0, 0, 0};
     return Engine::plan(batch.with(queries, {out}), options.kernel, options.executor.workers());
@@ -217,6 +237,7 @@ class Attention {
  private:
   M mask_;
   Scores scores_;
+  std::vector<float> logits_;
 };
 
 namespace detail {
@@ -229,25 +250,33 @@ auto mask_of(T policy) {
 }
 template <class T>
 auto score_of(T policy) {
-  if constexpr (Mask<T>)
-    return std::tuple<>();
-  else
+  if constexpr (ScoreFunction<T>)
     return std::tuple<T>(std::move(policy));
+  else
+    return std::tuple<>();
+}
+template <class T>
+void take_logits(std::vector<float>& logits, const T& policy) {
+  if constexpr (DenominatorLogits<T>) logits.assign(policy.logits().begin(), policy.logits().end());
 }
 }  // namespace detail
 
-/// Attention by an engine (Flash, or Naive for the definition) with at most one mask and any number of score functions,
-/// which run left to right, in any order. Without a mask every query sees every key.
+/// Attention by an engine (Flash, or Naive for the definition) with at most one mask, any number of score functions,
+/// which run left to right, and at most one set of learned sinks, in any order. Without a mask every query sees every
+/// key.
 template <class Engine = Flash, class... Policies>
 auto attention(Policies... policies) {
-  static_assert((... && (Mask<Policies> || ScoreFunction<Policies>)),
+  static_assert((... && (Mask<Policies> || ScoreFunction<Policies> || DenominatorLogits<Policies>)),
                 "a policy is a mask or a score function: see core/concepts.hpp");
   static_assert((0 + ... + (Mask<Policies> ? 1 : 0)) <= 1, "two masks: write a & b, or a | b");
+  static_assert((0 + ... + (DenominatorLogits<Policies> ? 1 : 0)) <= 1, "two sets of learned sinks: a head has one");
+  std::vector<float> logits;
+  (detail::take_logits(logits, policies), ...);
   auto mask = std::tuple_cat(detail::mask_of(policies)..., std::tuple<Full>());
   auto scores = std::apply([](auto... f) { return ScoreChain(std::move(f)...); },
                            std::tuple_cat(detail::score_of(std::move(policies))...));
   using M = std::tuple_element_t<0, decltype(mask)>;
-  return Attention<Engine, M, decltype(scores)>(std::get<0>(std::move(mask)), std::move(scores));
+  return Attention<Engine, M, decltype(scores)>(std::get<0>(std::move(mask)), std::move(scores), std::move(logits));
 }
 
 }  // namespace longspan::inline LONGSPAN_ISA

@@ -20,4 +20,8 @@
 #include <longspan/mask/where.hpp>
 #include <longspan/position/frequencies.hpp>
 #include <longspan/position/rope.hpp>
+#include <longspan/score/additive_bias.hpp>
+#include <longspan/score/relative_bias.hpp>
 #include <longspan/score/scores.hpp>
+#include <longspan/score/sink_logits.hpp>
+#include <longspan/score/temperature.hpp>
