@@ -11,6 +11,7 @@
 #include <longspan/core/runs.hpp>
 #include <longspan/kernel/flash.hpp>
 #include <longspan/kernel/naive.hpp>
+#include <longspan/kernel/one_head.hpp>
 #include <longspan/kv/contiguous.hpp>
 #include <longspan/mask/masks.hpp>
 
@@ -32,9 +33,27 @@ struct Options {
 
 namespace detail {
 
-/// Sequences of one call: `sources` holds one per sequence, or one that cumulative_keys cuts.
-template <KeyValueSource Source, Mask M, class Scores>
+/// The mask that problems have: that of a policy, or what it is made of at one site.
+template <class M>
+struct MaskOf {
+  using Type = M;
+};
+template <MaskBySite M>
+struct MaskOf<M> {
+  using Type = decltype(std::declval<const M&>().at(Site{}));
+};
+
+/// The problems of one call, one for each sequence: `sources` holds one per sequence, or one that cumulative_keys cuts.
+/// Where the mask differs by head, one for each sequence and query head.
+template <KeyValueSource Source, class M, class Scores>
 class Batch {
+  using SiteMask = typename MaskOf<M>::Type;
+  static constexpr bool kByHead = [] {
+    if constexpr (MaskBySite<M>) return M::kByHead;
+    return false;
+  }();
+  using Part = std::conditional_t<kByHead, OneHead<Source>, Source>;
+
  public:
   Batch(Shape q, std::span<const Source> sources, const Options& options, const M& mask, const Scores& scores,
         std::span<const float> logits)
@@ -52,33 +71,46 @@ class Batch {
           options.lse.size(), q.tokens * q.heads);
     scores.check_heads(q.heads);
     check(logits.empty() || std::ssize(logits) == q.heads, "sink logits heads", logits.size(), q.heads);
-    for (Index i = 0; i < size(); ++i) {
+    for (Index i = 0; i < sequences(); ++i) {
       const Index rows = queries(i).size(), keys = source(i).keys(), at = first_query(rows, keys);
       scores.check_extent({q.heads, i, {at, at + rows}, {options.first_key, options.first_key + keys}});
     }
+    if constexpr (MaskBySite<M>) {
+      check(mask.heads() == 0 || mask.heads() == q.heads, "mask heads", mask.heads(), q.heads);
+      check(mask.sequences() == 0 || mask.sequences() == sequences(), "mask sequences", mask.sequences(), sequences());
+      for (Index i = 0; i < size(); ++i) masks_.push_back(mask.at(site(i)));
+    }
   }
 
-  Index size() const { return ragged() ? static_cast<Index>(options_.cumulative_queries.size()) - 1 : 1; }
+  Index size() const { return sequences() * parts(); }
   Index kv_heads() const { return sources_.empty() ? 1 : sources_[0].kv_heads(); }
   Index value_dim() const { return sources_.empty() ? 0 : sources_[0].value_dim(); }
-  Schedule schedule(Index sequence, Kernel wanted, Index workers) const {
-    const Shape q{queries(sequence).size(), shape_.heads, shape_.dim};
-    return {wanted, q, source(sequence).keys(), kv_heads(), workers};
+  Schedule schedule(Index i, Kernel wanted, Index workers) const {
+    const Index sequence = site(i).sequence;
+    const Shape q{queries(sequence).size(), kByHead ? 1 : shape_.heads, shape_.dim};
+    return {wanted, q, source(sequence).keys(), kByHead ? 1 : kv_heads(), workers};
   }
-  Problem<Source, M, Scores> operator[](Index sequence) const {
-    const Interval rows = queries(sequence);
-    const Source from = source(sequence);
+  Problem<Part, SiteMask, Scores> operator[](Index i) const {
+    const Site at = site(i);
+    const Interval rows = queries(at.sequence);
+    const Source from = source(at.sequence);
     const float scale = options_.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.dim))));
-    return {q_.slice(rows),
-            from,
-            mask_,
-            scores_,
-            sink_.slice(rows),
-            scale,
-            first_query(rows.size(), from.keys()),
-            options_.first_key,
-            options_.work,
-            {0, sequence}};
+    const auto problem = [&](const QueryTensor& q, const Part& part, const RowSink& sink) {
+      return Problem<Part, SiteMask, Scores>{q.slice(rows),
+                                             part,
+                                             mask(i),
+                                             scores_,
+                                             sink.slice(rows),
+                                             scale,
+                                             first_query(rows.size(), from.keys()),
+                                             options_.first_key,
+                                             options_.work,
+                                             at};
+    };
+    if constexpr (kByHead)
+      return problem(q_.head(at.head), {from, at.head / (shape_.heads / kv_heads())}, sink_.head(at.head));
+    else
+      return problem(q_, from, sink_);
   }
 
   /// Where the data are: after the checks, so that nothing is touched before they pass.
@@ -90,6 +122,15 @@ class Batch {
 
  private:
   bool ragged() const { return !options_.cumulative_queries.empty(); }
+  Index sequences() const { return ragged() ? static_cast<Index>(options_.cumulative_queries.size()) - 1 : 1; }
+  Index parts() const { return kByHead ? shape_.heads : 1; }
+  Site site(Index i) const { return {i % parts(), i / parts()}; }
+  const SiteMask& mask(Index i) const {
+    if constexpr (MaskBySite<M>)
+      return masks_[static_cast<std::size_t>(i)];
+    else
+      return mask_;
+  }
   Interval queries(Index i) const {
     if (!ragged()) return {0, shape_.tokens};
     const auto at = static_cast<std::size_t>(i);
@@ -131,7 +172,7 @@ class Batch {
     }
     check_lengths("options.cumulative_queries", options_.cumulative_queries, shape_.tokens);
     if (options_.cumulative_keys.empty()) {
-      check(sources == size(), "sources.size", sources, size());
+      check(sources == sequences(), "sources.size", sources, sequences());
       return;
     }
     check(sources == 1, "sources.size", sources, "1 with cumulative_keys");
@@ -154,6 +195,7 @@ class Batch {
   const Options& options_;
   const M& mask_;
   const Scores& scores_;
+  std::vector<SiteMask> masks_;  // one for each problem, where they differ
   QueryTensor q_;
   RowSink sink_;
 };
@@ -175,7 +217,8 @@ class Batch {
 /// threads, batch, pages or chunks. O(visible pairs) time, memory independent of queries and keys, and no allocation by
 /// a thread after its first task of a size (Naive: a few doubles a key, every row). What a policy or the executor
 /// throws comes back; `out` and LSE then hold anything.
-template <class Engine, Mask M, class Scores>
+template <class Engine, class M, class Scores>
+requires Mask<M> || MaskBySite<M>
 class Attention {
  public:
   /// `logits`: a learned sink for each query head, or none.
@@ -242,8 +285,10 @@ class Attention {
 
 namespace detail {
 template <class T>
+inline constexpr bool kIsMask = Mask<T> || MaskBySite<T>;
+template <class T>
 auto mask_of(T policy) {
-  if constexpr (Mask<T>)
+  if constexpr (kIsMask<T>)
     return std::tuple<T>(std::move(policy));
   else
     return std::tuple<>();
@@ -266,9 +311,9 @@ void take_logits(std::vector<float>& logits, const T& policy) {
 /// key.
 template <class Engine = Flash, class... Policies>
 auto attention(Policies... policies) {
-  static_assert((... && (Mask<Policies> || ScoreFunction<Policies> || DenominatorLogits<Policies>)),
+  static_assert((... && (detail::kIsMask<Policies> || ScoreFunction<Policies> || DenominatorLogits<Policies>)),
                 "a policy is a mask or a score function: see core/concepts.hpp");
-  static_assert((0 + ... + (Mask<Policies> ? 1 : 0)) <= 1, "two masks: write a & b, or a | b");
+  static_assert((0 + ... + (detail::kIsMask<Policies> ? 1 : 0)) <= 1, "two masks: write a & b, or a | b");
   static_assert((0 + ... + (DenominatorLogits<Policies> ? 1 : 0)) <= 1, "two sets of learned sinks: a head has one");
   std::vector<float> logits;
   (detail::take_logits(logits, policies), ...);

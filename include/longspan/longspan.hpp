@@ -11,6 +11,7 @@
 #include <longspan/mask/algebra.hpp>
 #include <longspan/mask/big_bird.hpp>
 #include <longspan/mask/block_sparse.hpp>
+#include <longspan/mask/by_site.hpp>
 #include <longspan/mask/dense.hpp>
 #include <longspan/mask/dilated.hpp>
 #include <longspan/mask/documents.hpp>

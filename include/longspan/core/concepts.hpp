@@ -26,6 +26,17 @@ concept Mask = std::copyable<M> && requires(const M& mask, Interval queries, Ind
   { mask.every(queries, k) } -> std::same_as<Interval>;
 };
 
+/// A mask that is not the same for all rows of a call: at(site) is the Mask of the rows of that head and sequence. The
+/// front door takes it apart, so kernels and laws know masks only. heads() and sequences() say how many it is made for
+/// (0: any number); kByHead whether heads differ. (See mask/by_site.hpp.)
+template <class F>
+concept MaskBySite = std::copyable<F> && !Mask<F> && requires(const F& family, Site site) {
+  { family.at(site) } -> Mask;
+  { family.heads() } -> std::same_as<Index>;
+  { family.sequences() } -> std::same_as<Index>;
+  { F::kByHead } -> std::convertible_to<bool>;
+};
+
 /// A change of the scaled score before the mask: f(score, query, key), f(score, query, key, Index head) or
 /// f(score, query, key, Site); `query - key` is the distance in the score's own type. Called with doubles by the
 /// definition and with lanes of neighbours by the kernels; as for masks, lanes may hold positions (and then scores)

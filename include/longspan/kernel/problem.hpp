@@ -68,6 +68,7 @@ struct RowSink {
   float* max = nullptr;  ///< [queries, heads]: not null for states, which are not normalised; in units of log 2
   float* sum = nullptr;
   std::span<const float> logits = {};  ///< [heads] or empty: a learned sink for each head, natural
+  Index stride = rows.heads;           ///< from one query to the next of lse, max and sum
 
   /// What rows of a head are multiplied by: 1 / denominator, or 0 for a row that saw nothing.
   LONGSPAN_INLINE Lanes factor(Index head, const Lanes& row_max, const Lanes& row_sum) const {
@@ -81,7 +82,7 @@ struct RowSink {
     return xsimd::select(row_sum == Lanes(0.f), Lanes(0.f), numerator / denominator);
   }
   void finish(Index query, Index head, double row_max, double row_sum) const {
-    const Index at = query * rows.heads + head;
+    const Index at = query * stride + head;
     if (max) {
       max[at] = static_cast<float>(row_max);
       sum[at] = static_cast<float>(row_sum);
@@ -94,9 +95,10 @@ struct RowSink {
                           : static_cast<double>(logits[static_cast<std::size_t>(head)]);
   }
   /// The rows of `queries`, of a batch.
-  RowSink slice(Interval queries) const {
-    const auto from = [&](float* p) { return p ? p + queries.begin * rows.heads : p; };
-    return {rows.slice(queries), from(lse), from(max), from(sum), logits};
+  RowSink slice(Interval queries) const { return moved(rows.slice(queries), queries.begin * stride, logits); }
+  /// The rows of one head.
+  RowSink head(Index h) const {
+    return moved(rows.head(h), h, logits.empty() ? logits : logits.subspan(static_cast<std::size_t>(h), 1));
   }
   /// Natural, of a row's state, whose maximum is in units of log 2, and a logit; -inf for a row that saw nothing.
   static float log_sum_exp(double max, double sum, double logit) {
@@ -104,6 +106,12 @@ struct RowSink {
     if (!(logit > static_cast<double>(kMinusInfinity))) return static_cast<float>(row);
     const double top = std::max(row, logit);
     return static_cast<float>(top + std::log1p(std::exp(std::min(row, logit) - top)));
+  }
+
+ private:
+  RowSink moved(OutputTensor to, Index by, std::span<const float> sinks) const {
+    const auto from = [by](float* p) { return p ? p + by : p; };
+    return {to, from(lse), from(max), from(sum), sinks, stride};
   }
 };
 
