@@ -17,6 +17,7 @@
 #include <longspan/mask/documents.hpp>
 #include <longspan/mask/masks.hpp>
 #include <longspan/mask/patterns.hpp>
+#include <longspan/mask/picture.hpp>
 #include <longspan/mask/tree.hpp>
 #include <longspan/mask/where.hpp>
 #include <longspan/position/frequencies.hpp>
