@@ -56,15 +56,22 @@ class Batch {
   Index value_dim() const { return sources_.empty() ? 0 : sources_[0].value_dim(); }
   Schedule schedule(Index sequence, Kernel wanted, Index workers) const {
     const Shape q{queries(sequence).size(), shape_.heads, shape_.dim};
-    return {wanted, q, source(sequence).keys(), kv_heads(), workers};
+    const Index keys = source(sequence).keys(), first = first_query(q.tokens, keys);
+    return {wanted, q, keys, kv_heads(), workers, first, row_period(mask_, first)};
   }
   Problem<Source, M, Scores> operator[](Index sequence) const {
     const Interval rows = queries(sequence);
     const Source from = source(sequence);
     const float scale = options_.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.dim))));
-    const Index first_query = options_.first_query.value_or(options_.first_key + from.keys() - rows.size());
-    return {q_.slice(rows),     from,         mask_, scores_, sink_.slice(rows), scale, first_query,
-            options_.first_key, options_.work};
+    return {q_.slice(rows),
+            from,
+            mask_,
+            scores_,
+            sink_.slice(rows),
+            scale,
+            first_query(rows.size(), from.keys()),
+            options_.first_key,
+            options_.work};
   }
 
   /// Where the data are: after the checks, so that nothing is touched before they pass.
@@ -80,6 +87,9 @@ class Batch {
     if (!ragged()) return {0, shape_.tokens};
     const auto at = static_cast<std::size_t>(i);
     return {options_.cumulative_queries[at], options_.cumulative_queries[at + 1]};
+  }
+  Index first_query(Index queries, Index keys) const {
+    return options_.first_query.value_or(options_.first_key + keys - queries);
   }
   Source source(Index i) const {
     const auto at = static_cast<std::size_t>(i);

@@ -83,7 +83,7 @@ class AnyMask {
     }
     Interval some(Interval q, Index k) const override { return mask.some(q, k); }
     Interval every(Interval q, Index k) const override { return mask.every(q, k); }
-    Index edge_after(Index q) const override { return detail::edge_after(mask, q); }
+    Index edge_after(Index q) const override { return longspan::edge_after(mask, q); }
     M mask;
   };
   AnyMask() = default;
