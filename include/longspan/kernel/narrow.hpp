@@ -180,11 +180,18 @@ class NarrowKernel {
       next = next.over(heads.size() * score_steps(ceil_div(keys.size(), kLanes), tiles));
       for_each_head([&]() LONGSPAN_LAMBDA { scores(tile, keys, next); });
     });
-    for_each_head([&]() LONGSPAN_LAMBDA { softmax(tile, state); });
-    regions([&](Interval keys) LONGSPAN_LAMBDA {
-      Ahead next =
+    const auto after = [&](Interval keys, Index softmax_steps) LONGSPAN_LAMBDA {
+      const Ahead next =
           keys.end < tile.keys.end ? ahead_.values({keys.end, keys.end + step}, heads) : keys_after(tile, heads, step);
-      next = next.over(heads.size() * tiles * ceil_div(keys.size(), Words::kPer) * ceil_div(value_dim_, columns));
+      const Index steps = tiles * ceil_div(keys.size(), Words::kPer) * ceil_div(value_dim_, columns);
+      return next.over(heads.size() * (steps + softmax_steps));
+    };
+    const Index start = (tile.keys.begin - tile.block) / step * step + tile.block;
+    // The softmax asks, too, where lines lie apart; in the one stretch of a page the machine reads ahead by itself.
+    Ahead next = after(intersect(tile.keys, {start, start + step}), interleaved_ ? group_queries_ * kVectors : 0), none;
+    for_each_head([&]() LONGSPAN_LAMBDA { softmax(tile, state, interleaved_ ? next : none); });
+    regions([&](Interval keys) LONGSPAN_LAMBDA {
+      if (keys.begin != tile.keys.begin) next = after(keys, 0);
       for_each_head(
           [&]() LONGSPAN_LAMBDA { add_values(tile, keys, keys.begin == tile.keys.begin, values(state), next); });
     });
@@ -286,7 +293,7 @@ class NarrowKernel {
   }
 
   /// Score functions, mask, weights, and each query's running maximum and sum.
-  void softmax(const Tile& tile, float* state) {
+  void softmax(const Tile& tile, float* state, Ahead& ahead) {
     const Lanes lane = iota();
     const Lanes from(static_cast<float>(tile.keys.begin - tile.block)),
         to(static_cast<float>(tile.keys.end - tile.block));
@@ -302,6 +309,7 @@ class NarrowKernel {
             finish_scores(p_, load(weight + v * kLanes), query, Position<Lanes>{tile.block, key}, head(i), tile.full);
         if (!whole) x[v] = xsimd::select((key >= from) & (key < to), x[v], Lanes(kMinusInfinity));
         largest = xsimd::max(largest, x[v]);
+        ahead.step_lines();
       });
       const float grown = largest_lane(largest), shift = Merged<float>::finite(grown);
       unroll<kVectors>([&](auto v)

@@ -75,8 +75,12 @@ class Schedule {
  private:
   static constexpr Index kQueries = 128;  ///< of a narrow task: their states stay in the cache
 
-  /// From about half a vector of rows on, lanes of queries are better filled than a transposed block of keys pays back.
-  static Kernel choose(Index rows) { return rows * 2 > kLanes ? Kernel::kWide : Kernel::kNarrow; }
+  /// The wide kernel pays for whole vectors of rows, the narrow one by the row, a tenth more for each: so that a call
+  /// never takes much longer for a row more (chunk/… in the benchmarks).
+  static Kernel choose(Index rows) {
+    const Index lanes = ceil_div(rows, kLanes) * kLanes;
+    return rows <= kLanes || (rows <= kWideRows && rows * 10 < lanes * 9) ? Kernel::kNarrow : Kernel::kWide;
+  }
 
   /// The most that registers hold, unless fewer rows end where the rule of the mask does: a task on both sides of such
   /// an edge visits what either sees.
