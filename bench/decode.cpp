@@ -1,5 +1,7 @@
 // decode/<source>/<type>/g<group>/n<keys>/t<threads>: one query token, eight KV heads of dimension 128, `group` query
 // heads for each. At n32768 keys and values are 268 MB: nothing is left in a cache from one call to the next.
+// decode/batch8/…: eight sequences of 1K to 64K keys in one paged cache. chunk/…/q<queries>: some tokens at the end, as
+// speculative decoding and chunked prefill have them.
 
 #include <memory>
 
@@ -13,47 +15,82 @@ namespace ls = longspan;
 
 constexpr Index kKvHeads = 8, kDim = 128, kPage = 64;
 
+template <class T>
+constexpr const char* kTypeName = "f32";
+template <>
+constexpr const char* kTypeName<ls::bf16> = "bf16";
+
 std::vector<float> numbers(Index tokens, std::uint64_t seed) { return cases::normal(tokens * kKvHeads * kDim, seed); }
 auto tokens(const std::vector<float>& memory, Index n) { return ls::view(memory, n, kKvHeads, kDim); }
 
+/// Calls f(keys, values, first token) for n tokens, as a prefill in chunks would.
+template <class F>
+void for_each_chunk(Index n, F&& f) {
+  for (Index done = 0, chunk; done < n; done += chunk) {
+    chunk = std::min<Index>(4096, n - done);
+    const auto seed = static_cast<std::uint64_t>(done);
+    const std::vector<float> keys = numbers(chunk, seed + 1), values = numbers(chunk, seed + 2);
+    f(tokens(keys, chunk), tokens(values, chunk), done);
+  }
+}
+
 /// Keys and values in two tensors of the caller's, in the kind of memory that a cache would take.
+template <class T>
 class ContiguousStore {
  public:
+  using Element = T;
   static constexpr const char* kName = "contiguous";
   explicit ContiguousStore(Index n) : n_(n), keys_(n * kKvHeads * kDim), values_(n * kKvHeads * kDim) {
-    cases::fill_normal(keys_.span(), 1);
-    cases::fill_normal(values_.span(), 2);
+    for_each_chunk(n, [&](const auto& keys, const auto& values, Index first) {
+      const Index size = keys.tokens * kKvHeads * kDim, at = first * kKvHeads * kDim;
+      ls::convert(keys.data, size, keys_.data() + at);
+      ls::convert(values.data, size, values_.data() + at);
+    });
   }
   auto source() const {
-    const auto view = [&](const ls::LargeArray<float>& memory) { return ls::view(memory.span(), n_, kKvHeads, kDim); };
+    const auto view = [&](const ls::LargeArray<T>& memory) {
+      return ls::TensorView<const T>(ls::view(memory.span(), n_, kKvHeads, kDim));
+    };
     return ls::Contiguous(view(keys_), view(values_));
   }
 
  private:
   Index n_;
-  ls::LargeArray<float> keys_, values_;
+  ls::LargeArray<T> keys_, values_;
 };
 
-/// The same number of tokens in pages of a cache, appended as a prefill in chunks would.
+/// The same number of tokens in pages of a cache; or several sequences.
+template <class T>
 class PagedStore {
  public:
+  using Element = T;
   static constexpr const char* kName = "paged";
-  explicit PagedStore(Index n)
-      : cache_({.pages = ls::ceil_div(n, kPage), .page_size = kPage, .kv_heads = kKvHeads, .head_dim = kDim}),
-        chat_(cache_.open()) {
-    for (Index done = 0, chunk; done < n; done += chunk) {
-      chunk = std::min<Index>(4096, n - done);
-      const auto seed = static_cast<std::uint64_t>(done);
-      const std::vector<float> keys = numbers(chunk, seed + 1), values = numbers(chunk, seed + 2);
-      ls::check(cache_.append(chat_, tokens(keys, chunk), tokens(values, chunk)) == ls::Appended::kDone,
-                "decode benchmark", "no page left", "pages for all keys");
+  explicit PagedStore(Index n) : PagedStore(std::vector<Index>{n}) {}
+  explicit PagedStore(const std::vector<Index>& lengths)
+      : cache_({.pages = pages(lengths), .page_size = kPage, .kv_heads = kKvHeads, .head_dim = kDim}) {
+    for (const Index n : lengths) {
+      sequences_.push_back(cache_.open());
+      for_each_chunk(n, [&](const auto& keys, const auto& values, Index) {
+        ls::check(cache_.append(sequences_.back(), keys, values) == ls::Appended::kDone, "decode benchmark",
+                  "no page left", "pages for all keys");
+      });
     }
   }
-  auto source() const { return cache_.view(chat_); }
+  auto source() const { return cache_.view(sequences_[0]); }
+  auto sources() const {
+    std::vector<ls::PagedView<T>> all;
+    for (const ls::SequenceId id : sequences_) all.push_back(cache_.view(id));
+    return all;
+  }
 
  private:
-  ls::PagedCache<float> cache_;
-  ls::SequenceId chat_;
+  static Index pages(const std::vector<Index>& lengths) {
+    Index sum = 0;
+    for (const Index n : lengths) sum += ls::ceil_div(n, kPage);
+    return sum;
+  }
+  ls::PagedCache<T> cache_;
+  std::vector<ls::SequenceId> sequences_;
 };
 
 struct Kept {
@@ -61,57 +98,106 @@ struct Kept {
   std::shared_ptr<void> store;
 } kept;
 
-/// The store of n keys. One store is kept until another is asked for: rows with the same keys follow each other.
-template <class Store>
-std::shared_ptr<const Store> store(Index n) {
-  std::string name = Store::kName + std::to_string(n);
+/// The store of `size`: keys, or the length of each sequence. One store is kept until another is asked for: rows with
+/// the same keys follow each other.
+template <class Store, class Size>
+std::shared_ptr<const Store> store(const std::string& name, const Size& size) {
   if (kept.name != name) {
     kept = {};
-    kept = {std::move(name), std::make_shared<Store>(n)};
+    kept = {name, std::make_shared<Store>(size)};
   }
   return std::static_pointer_cast<const Store>(kept.store);
 }
 
-template <class Store>
-Workload decode(Index group, Index n, Index threads) {
-  const ls::Options options{.executor = pool(threads)};
-  const auto stored = store<Store>(n);
-  const auto attend = ls::attention(ls::Causal{});
-  const Index heads = kKvHeads * group;
-  const ls::Plan plan = attend.plan(ls::Shape{1, heads, kDim}, stored->source(), options);
+template <class T>
+std::string store_name(const char* store, Index n) {
+  return std::string(store) + "/" + kTypeName<T> + "/n" + std::to_string(n);
+}
+
+/// `queries` tokens at the end of each source.
+template <class Source, class Store>
+Workload attend(std::shared_ptr<const Store> stored, std::vector<Source> sources, Index queries, Index group,
+                Index threads) {
+  const Index heads = kKvHeads * group, count = std::ssize(sources), rows = queries * count;
+  struct Call {
+    std::shared_ptr<const Store> stored;
+    std::vector<Source> sources;
+    std::vector<Index> cumulative;
+    std::vector<float> q, out;
+  };
+  const auto call = std::make_shared<Call>(Call{std::move(stored),
+                                                std::move(sources),
+                                                {},
+                                                cases::normal(rows * heads * kDim, 3),
+                                                std::vector<float>(static_cast<std::size_t>(rows * heads * kDim))});
+  for (Index i = 0; i <= count; ++i) call->cumulative.push_back(i * queries);
+  const ls::Options options{.executor = pool(threads), .cumulative_queries = call->cumulative};
+  const auto attention = ls::attention(ls::Causal{});
+  const std::span<const Source> all(call->sources);
+  const ls::Plan plan = attention.plan(ls::Shape{rows, heads, kDim}, all, options);
   Workload w{.limit = Limit::kReadBandwidth, .threads = threads};
   w.pairs = plan.pairs;
   w.flops = plan.flops;
-  w.bytes = static_cast<double>(n * kKvHeads * 2 * kDim) * sizeof(float);
+  for (const Source& source : all)
+    w.bytes += static_cast<double>(source.keys() * kKvHeads * 2 * kDim) * sizeof(typename Store::Element);
   w.scratch_bytes = plan.scratch_bytes;
-  struct Row {
-    std::vector<float> q, out;
-  };
-  const auto row = std::make_shared<Row>(Row{cases::normal(heads * kDim, 3), std::vector<float>(heads * kDim)});
   w.call = [=] {
-    attend(ls::TensorView<const float>(ls::view(row->q, 1, heads, kDim)), stored->source(),
-           ls::view(row->out, 1, heads, kDim), options);
+    attention(ls::TensorView<const float>(ls::view(call->q, rows, heads, kDim)), all,
+              ls::view(call->out, rows, heads, kDim), options);
   };
   return w;
 }
 
+std::string threads_of(Index threads) { return "/t" + std::to_string(threads); }
+
 template <class Store>
-void add(std::vector<Row>& rows, Index n) {
+void add(std::vector<Row>& rows, const std::string& prefix, Index n, Index queries, Index group, Index threads) {
+  rows.push_back({prefix + "/n" + std::to_string(n) + threads_of(threads), [=] {
+                    const auto stored = store<Store>(store_name<typename Store::Element>(Store::kName, n), n);
+                    return attend(stored, std::vector{stored->source()}, queries, group, threads);
+                  }});
+}
+
+template <class Store>
+void add_decode(std::vector<Row>& rows, Index n) {
   for (const Index threads : {1, 2})
     for (const Index group : {1, 4, 7, 8})
-      rows.push_back({std::string("decode/") + Store::kName + "/f32/g" + std::to_string(group) + "/n" +
-                          std::to_string(n) + "/t" + std::to_string(threads),
-                      [=] { return decode<Store>(group, n, threads); }});
+      add<Store>(rows,
+                 std::string("decode/") + Store::kName + "/" + kTypeName<typename Store::Element> + "/g" +
+                     std::to_string(group),
+                 n, 1, group, threads);
+}
+
+template <class T>
+void add_batch(std::vector<Row>& rows) {
+  for (const Index threads : {1, 2})
+    rows.push_back({std::string("decode/batch8/") + kTypeName<T> + "/g1" + threads_of(threads), [=] {
+                      const std::vector<Index> lengths{1024, 2048, 4096, 8192, 16384, 32768, 49152, 65536};
+                      const auto stored = store<PagedStore<T>>(store_name<T>("batch", 8), lengths);
+                      return attend(stored, stored->sources(), 1, 1, threads);
+                    }});
+}
+
+template <class Store>
+void add_chunks(std::vector<Row>& rows) {
+  for (const Index queries : {1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16, 17, 24, 32, 33, 48, 49, 64})
+    add<Store>(rows, std::string("chunk/") + Store::kName + "/f32/g4/q" + std::to_string(queries), 8192, queries, 4, 1);
 }
 
 }  // namespace
 
 std::vector<Row> decode_rows() {
   std::vector<Row> rows;
-  for (const Index n : {32768, 131072}) {
-    add<ContiguousStore>(rows, n);
-    add<PagedStore>(rows, n);
+  for (const Index n : {8192, 32768, 131072}) {
+    add_decode<ContiguousStore<float>>(rows, n);
+    add_decode<ContiguousStore<ls::bf16>>(rows, n);
+    add_decode<PagedStore<float>>(rows, n);
+    add_decode<PagedStore<ls::bf16>>(rows, n);
   }
+  add_batch<float>(rows);
+  add_batch<ls::bf16>(rows);
+  add_chunks<ContiguousStore<float>>(rows);
+  add_chunks<PagedStore<float>>(rows);
   return rows;
 }
 

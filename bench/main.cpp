@@ -39,6 +39,8 @@ void run(const bench::Row& row, benchmark::State& state) {
   set(compute ? "of_fma_peak" : "of_read_bw", meter.fraction());
   set(compute ? "fma_peak" : "read_bw", meter.limit());
   set("flops", workload.flops / meter.seconds());
+  if (row.name.starts_with("call/"))  // what a call costs beyond its arithmetic
+    set("us_above_half_peak", 1e6 * (meter.seconds() - workload.flops / (meter.limit() / 2)));
   if (!compute) set("bytes", workload.bytes / meter.seconds());
   set("pairs", static_cast<double>(workload.pairs));
   set("scratch_bytes", static_cast<double>(workload.scratch_bytes));
@@ -52,7 +54,8 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::AddCustomContext("isa", longspan::kIsa.name);
   benchmark::AddCustomContext("compiler", __VERSION__);
-  for (const auto& rows : {bench::prefill_rows(), bench::decode_rows()})
+  for (const auto& rows :
+       {bench::prefill_rows(), bench::decode_rows(), bench::contract_rows_on(), bench::contract_rows_off()})
     for (const bench::Row& row : rows)
       benchmark::RegisterBenchmark(row.name.c_str(), [row](benchmark::State& state) {
         run(row, state);

@@ -33,6 +33,8 @@ struct Row {
 };
 std::vector<Row> prefill_rows();
 std::vector<Row> decode_rows();
+std::vector<Row> contract_rows_on();
+std::vector<Row> contract_rows_off();
 
 /// Workers that are kept for the whole run.
 longspan::ThreadPool& pool(Index threads);

@@ -88,7 +88,8 @@ class Batch {
   Schedule schedule(Index i, Kernel wanted, Index workers) const {
     const Index sequence = site(i).sequence;
     const Shape q{queries(sequence).size(), kByHead ? 1 : shape_.heads, shape_.dim};
-    return {wanted, q, source(sequence).keys(), kByHead ? 1 : kv_heads(), workers};
+    const Index keys = source(sequence).keys(), first = first_query(q.tokens, keys);
+    return {wanted, q, keys, kByHead ? 1 : kv_heads(), workers, first, row_period(mask(i), first)};
   }
   Problem<Part, SiteMask, Scores> operator[](Index i) const {
     const Site at = site(i);

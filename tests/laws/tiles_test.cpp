@@ -30,7 +30,16 @@ std::string show_tile(const Tile& t) {
 /// ones; full ones are wholly visible, and where `every` says so in one run they are full.
 std::string broken_tiles(const Expression& e, Interval queries, Interval keys) {
   std::vector<Tile> tiles;
-  for_each_tile(e.mask, queries, keys, [&](const Tile& t) { tiles.push_back(t); });
+  Tile announced;
+  std::string surprise;
+  for_each_tile(e.mask, queries, keys, [&](const Tile& t, const Tile& following) {
+    if (!tiles.empty() && (t.block != announced.block || t.keys != announced.keys || t.full != announced.full))
+      surprise = say(show_tile(t), " was announced as ", show_tile(announced));
+    announced = following;
+    tiles.push_back(t);
+  });
+  if (!surprise.empty()) return surprise;
+  if (!announced.keys.empty()) return say("announced, but never came: ", show_tile(announced));
   const std::vector<bool> some = named_keys([&](Index k) { return e.mask.some(queries, k); }, keys);
   const auto named = [&](Index k) { return some[static_cast<std::size_t>(k - keys.begin)]; };
   std::size_t next = 0;
@@ -100,7 +109,7 @@ TEST(Tiles, OfRandomMasks) {
 }
 
 TEST(Tiles, NoneForEmptyRanges) {
-  const auto none = [](const Tile& tile) { ADD_FAILURE() << show_tile(tile); };
+  const auto none = [](const Tile& tile, const Tile&) { ADD_FAILURE() << show_tile(tile); };
   for_each_tile(Full{}, {5, 5}, {0, 100}, none);
   for_each_tile(Full{}, {5, 9}, {7, 7}, none);
   for_each_tile(Causal{}, {-9, 0}, {0, 100}, none);
@@ -120,7 +129,7 @@ TEST(Tiles, HiddenKeysAreNotVisited) {
   const Index far = Index{1} << 40;
   for (const Expression& e : {window(100), window(100) | sinks(4), sinks(70), window(5) & sinks(far)}) {
     Index calls = 0, tiles = 0;
-    for_each_tile(Counted{e.mask, &calls}, {far, far + 64}, {0, far + 64}, [&](const Tile&) { ++tiles; });
+    for_each_tile(Counted{e.mask, &calls}, {far, far + 64}, {0, far + 64}, [&](const Tile&, const Tile&) { ++tiles; });
     EXPECT_LE(tiles, 6) << e.name;
     EXPECT_LE(calls, 2 * tiles + 4) << e.name;
   }
@@ -128,7 +137,8 @@ TEST(Tiles, HiddenKeysAreNotVisited) {
 
 TEST(Tiles, LongRunsAskOnce) {
   Index calls = 0, tiles = 0;
-  for_each_tile(Counted{causal().mask, &calls}, {100000, 100064}, {0, 100064}, [&](const Tile&) { ++tiles; });
+  for_each_tile(Counted{causal().mask, &calls}, {100000, 100064}, {0, 100064},
+                [&](const Tile&, const Tile&) { ++tiles; });
   EXPECT_EQ(tiles, 100064 / 64 + 1);
   EXPECT_LE(calls, 8);
 }

@@ -85,7 +85,7 @@ class AnyMask {
     }
     Interval some(Interval q, Index k) const override { return mask.some(q, k); }
     Interval every(Interval q, Index k) const override { return mask.every(q, k); }
-    Index edge_after(Index q) const override { return detail::edge_after(mask, q); }
+    Index edge_after(Index q) const override { return longspan::edge_after(mask, q); }
     Index pairs(Interval q, Interval k) const override { return count_pairs(mask, q, k); }
     M mask;
   };

@@ -17,14 +17,26 @@ namespace longspan::inline LONGSPAN_ISA {
 /// Laws: M1 a visible key lies in a run of `some`; M2 a key in a run of `every` is visible to all of Q; M3 runs ascend,
 /// are disjoint, and start at or after k.
 /// Lanes may hold positions outside the call's queries and keys; their answers are not used, so clamp what you look up.
-/// Called from several threads at once. Compositions take a further reading as a hint: see edge_after in
-/// mask/algebra.hpp.
+/// Called from several threads at once. A mask may also say where its queries begin to see by another rule: see
+/// edge_after below.
 template <class M>
 concept Mask = std::copyable<M> && requires(const M& mask, Interval queries, Index k) {
   static_cast<bool>(mask.allows(k, k));
   { mask.some(queries, k) } -> std::same_as<Interval>;
   { mask.every(queries, k) } -> std::same_as<Interval>;
 };
+
+/// The first query behind q that sees by another rule than q, kUnbounded if none: mask.edge_after(q), where a mask has
+/// it. Between edges, what a query sees only moves on with it. A hint, so any answer behind q is right: compositions
+/// read a range of queries in pieces between edges (two queries of a range are often in two documents, or in two rows
+/// of blocks), and the wide kernel's tasks end at edges that are regular.
+template <Mask M>
+Index edge_after(const M& mask, Index q) {
+  if constexpr (requires { mask.edge_after(q); })
+    return mask.edge_after(q);
+  else
+    return kUnbounded;
+}
 
 /// A mask that is not the same for all rows of a call: at(site) is the Mask of the rows of that head and sequence. The
 /// front door takes it apart, so kernels and laws know masks only. heads() and sequences() say how many it is made for

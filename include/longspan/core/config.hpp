@@ -14,24 +14,41 @@
 // LONGSPAN_NO_DOT_PRODUCTS: elements are widened to float even where the machine multiplies them as they are.
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && !defined(LONGSPAN_NO_DOT_PRODUCTS)
 #define LONGSPAN_BF16_DOT_PRODUCTS 1
-#define LONGSPAN_ISA avx512bf16
+#define LONGSPAN_ISA_NAME avx512bf16
 #elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
-#define LONGSPAN_ISA avx512
+#define LONGSPAN_ISA_NAME avx512
 #elif defined(__AVX512F__)
-#define LONGSPAN_ISA avx512f
+#define LONGSPAN_ISA_NAME avx512f
 #elif defined(__AVX2__) && defined(__FMA__)
-#define LONGSPAN_ISA avx2
+#define LONGSPAN_ISA_NAME avx2
 #elif defined(__AVX__) && defined(__FMA__)
-#define LONGSPAN_ISA avx_fma
+#define LONGSPAN_ISA_NAME avx_fma
 #elif defined(__AVX__)
-#define LONGSPAN_ISA avx
+#define LONGSPAN_ISA_NAME avx
 #elif defined(__ARM_NEON) && defined(__aarch64__)
-#define LONGSPAN_ISA neon64
+#define LONGSPAN_ISA_NAME neon64
 #elif defined(__SSE4_1__)
-#define LONGSPAN_ISA sse41
+#define LONGSPAN_ISA_NAME sse41
 #else
-#define LONGSPAN_ISA baseline
+#define LONGSPAN_ISA_NAME baseline
 #endif
+
+// LONGSPAN_FREE_ORDER: sums in whatever order is fast, so without the numeric contract; what a benchmark compares it
+// with. Bits then depend on the kernel and on where a call begins.
+#define LONGSPAN_JOIN(a, b) a##b
+#if defined(LONGSPAN_FREE_ORDER)
+#define LONGSPAN_SUFFIXED(name) LONGSPAN_JOIN(name, _free_order)
+#define LONGSPAN_ISA LONGSPAN_SUFFIXED(LONGSPAN_ISA_NAME)
+#else
+#define LONGSPAN_ISA LONGSPAN_ISA_NAME
+#endif
+namespace longspan::inline LONGSPAN_ISA {
+#if defined(LONGSPAN_FREE_ORDER)
+inline constexpr bool kFixedOrder = false;
+#else
+inline constexpr bool kFixedOrder = true;
+#endif
+}  // namespace longspan::inline LONGSPAN_ISA
 
 #if defined(__GNUC__) || defined(__clang__)
 #define LONGSPAN_INLINE __attribute__((always_inline)) inline

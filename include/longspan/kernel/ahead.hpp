@@ -1,6 +1,8 @@
 #pragma once
 // Software prefetch, spread over the steps of a loop, so that memory is busy while the loop computes.
 
+#include <utility>
+
 #include <longspan/core/concepts.hpp>
 #include <longspan/core/simd.hpp>
 
@@ -75,6 +77,28 @@ class Ahead {
   Index step_bytes_ = 0;
   const char* row_ = nullptr;
   Index row_bytes_ = 0, stride_ = 0, row_steps_ = 0, rows_ = 0;
+};
+
+/// What will be read of a source: keys, or values, of some heads, in memory's order.
+template <KeyValueSource Source>
+struct AheadOf {
+  const Source& source;
+  Index first_key;  ///< the position of key 0
+
+  Ahead keys(Interval keys, Interval heads) const {
+    const auto [one, last] = runs(keys.begin, heads);
+    return Ahead::of_keys(one, keys.size(), source.head_dim(), neighbours(last.key - one.key, one.key_stride));
+  }
+  Ahead values(Interval keys, Interval heads) const {
+    const auto [one, last] = runs(keys.begin, heads);
+    return Ahead::of_values(one, keys.size(), source.value_dim(), neighbours(last.value - one.value, one.value_stride));
+  }
+  /// How far apart the first and the last head are, if both stand in the row of one token.
+  static Index neighbours(Index apart, Index stride) { return apart > 0 && apart < stride ? apart : 0; }
+  /// Of the first head and of the last.
+  auto runs(Index key, Interval heads) const {
+    return std::pair(source.run(heads.begin, key - first_key), source.run(heads.end - 1, key - first_key));
+  }
 };
 
 }  // namespace longspan::inline LONGSPAN_ISA

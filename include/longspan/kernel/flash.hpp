@@ -61,7 +61,7 @@ struct Flash {
         Leased<Scratch, TaskRange> scratch;
         scratch->floats(floats);
         if (schedule.kernel == Kernel::kWide)
-          run_wide<kTileVectors>(problem, range, *scratch);
+          WideKernel(problem, range, *scratch).run();
         else
           NarrowKernel(problem, range, *scratch).run();
       });
@@ -82,7 +82,7 @@ struct Flash {
     for (Index task = 0; task < schedule.row_tasks(); ++task) {
       Work work;
       const Index rows = schedule[task].rows.size(), row_step = wide ? kLanes : 1, key_step = wide ? 1 : kLanes;
-      for_each_tile(problem.mask, problem.positions(schedule[task].rows), keys, [&](const Tile& tile) {
+      for_each_tile(problem.mask, problem.positions(schedule[task].rows), keys, [&](const Tile& tile, const Tile&) {
         work.count(tile);
         plan.tile_flops += per_pair * static_cast<double>(ceil_div(rows, row_step) * row_step *
                                                           ceil_div(tile.keys.size(), key_step) * key_step);
@@ -101,16 +101,8 @@ struct Flash {
   static Index scratch_floats(const P& problem, const Schedule& schedule) {
     const Index head_dim = problem.source.head_dim(), value_dim = problem.source.value_dim();
     return schedule.kernel == Kernel::kWide
-               ? WideKernel<P, kTileVectors>::scratch_floats(head_dim, value_dim)
+               ? WideKernel<P>::scratch_floats(head_dim, value_dim)
                : NarrowKernel<P>::scratch_floats(schedule.task_queries(), head_dim, value_dim);
-  }
-
-  /// The fewest vectors that hold the rows: bits don't depend on it.
-  template <int Vectors, class P>
-  static void run_wide(const P& problem, const TaskRange& range, Scratch& scratch) {
-    if constexpr (Vectors > 1)
-      if (range.rows.size() <= (Vectors - 1) * kLanes) return run_wide<Vectors - 1>(problem, range, scratch);
-    WideKernel<P, Vectors>(problem, range, scratch).run();
   }
 
   /// Decode with few heads: each task's splits of the keys are tasks of their own, a wave of them at a time, and their

@@ -29,5 +29,6 @@ inline constexpr IsaTiles kIsa{"baseline", 4, 3, 4, 2, 4};
 
 inline constexpr int kTileKeys = kIsa.wide_keys;
 inline constexpr int kTileVectors = kIsa.wide_vectors;
+inline constexpr Index kWideRows = kTileVectors * kLanes;  ///< the most queries of a task of the wide kernel
 
 }  // namespace longspan::inline LONGSPAN_ISA

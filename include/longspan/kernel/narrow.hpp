@@ -41,6 +41,7 @@ class NarrowKernel {
 
   NarrowKernel(const P& problem, const TaskRange& task, Scratch& scratch)
       : p_(problem),
+        ahead_{problem.source, problem.first_key},
         task_(task),
         rows_(task.rows),
         group_queries_(task.rows.size() * task.heads.size()),
@@ -67,10 +68,10 @@ class NarrowKernel {
       if constexpr (Words::kPer > 1) Words::encode(exact, head_dim_, to);
     }
     if (p_.source.keys() == 0) return;
-    const auto one = p_.source.run(task_.kv_heads.begin, 0), last = p_.source.run(task_.kv_heads.end - 1, 0);
+    const auto [one, last] = ahead_.runs(p_.first_key, task_.kv_heads);
     rows_of_keys_ = one.dim_stride == 1;
-    interleaved_ = rows_of_keys_ && neighbours(last.key - one.key, one.key_stride) > 0 &&
-                   neighbours(last.value - one.value, one.value_stride) > 0;
+    interleaved_ = rows_of_keys_ && ahead_.neighbours(last.key - one.key, one.key_stride) > 0 &&
+                   ahead_.neighbours(last.value - one.value, one.value_stride) > 0;
   }
 
   /// All splits, ascending, into the sink.
@@ -89,8 +90,11 @@ class NarrowKernel {
 
   /// The state of the keys [split, split + kSplit) alone. `state` holds state_floats().
   void run_split(Index split, float* state) {
-    pass<false>(split, state);
-    if (!finite(state)) pass<true>(split, state);  // see wide.hpp: a masked key's value must not spread a NaN
+    careful_ = false;
+    pass(split, state);
+    if (finite(state)) return;
+    careful_ = true;  // see wide.hpp: a masked key's value must not spread a NaN
+    pass(split, state);
   }
 
   void clear(float* state) const {
@@ -130,17 +134,17 @@ class NarrowKernel {
   float* sums(float* state) const { return state + queries_; }
   float* values(float* state) const { return state + 2 * queries_; }
 
-  template <bool Careful>
   void pass(Index split, float* state) {
     clear(state);
     Work work;
-    for_each_tile(p_.mask, p_.positions(rows_), intersect(p_.keys(), {split, split + kSplit}), [&](const Tile& tile) {
+    const Interval keys = intersect(p_.keys(), {split, split + kSplit});
+    for_each_tile(p_.mask, p_.positions(rows_), keys, [&](const Tile& tile, const Tile& next) {
       const Index heads = interleaved_ ? task_.kv_heads.size() : 1;
-      for (Index h = task_.kv_heads.begin; h < task_.kv_heads.end; h += heads)
-        add_tile<Careful>(tile, {h, h + heads}, state);
+      next_key_ = next.keys.empty() ? tile.block + kBlock : next.keys.begin;  // behind the split: a guess
+      for (Index h = task_.kv_heads.begin; h < task_.kv_heads.end; h += heads) add_tile(tile, {h, h + heads}, state);
       for (Index h = 0; h < task_.kv_heads.size(); ++h) work.count(tile);
     });
-    if (p_.work && !Careful) p_.work->add(work);
+    if (p_.work && !careful_) p_.work->add(work);
   }
 
   /// Calls f(integral_constant n, i) for the KV head's queries [i, i + n): tiles of Tile, then one for the remainder.
@@ -156,7 +160,6 @@ class NarrowKernel {
 
   /// The keys of a tile for some KV heads, in memory's order: regions of keys, then regions of values; while one is
   /// computed with, the next is asked for.
-  template <bool Careful>
   void add_tile(const Tile& tile, Interval heads, float* state) {
     const Index step = interleaved_ ? kLanes : kBlock;
     const Index tiles = ceil_div(group_queries_, kIsa.narrow_queries), columns = kIsa.narrow_vectors * kLanes;
@@ -172,19 +175,25 @@ class NarrowKernel {
     };
 
     regions([&](Interval keys) LONGSPAN_LAMBDA {
-      Ahead next = keys.end < tile.keys.end ? keys_at({keys.end, keys.end + step}, heads)
-                                            : values_at({tile.keys.begin, tile.keys.begin + step}, heads);
+      Ahead next = keys.end < tile.keys.end ? ahead_.keys({keys.end, keys.end + step}, heads)
+                                            : ahead_.values({tile.keys.begin, tile.keys.begin + step}, heads);
       next = next.over(heads.size() * score_steps(ceil_div(keys.size(), kLanes), tiles));
       for_each_head([&]() LONGSPAN_LAMBDA { scores(tile, keys, next); });
     });
-    for_each_head([&]() LONGSPAN_LAMBDA { softmax(tile, state); });
+    const auto after = [&](Interval keys, Index softmax_steps) LONGSPAN_LAMBDA {
+      const Ahead next =
+          keys.end < tile.keys.end ? ahead_.values({keys.end, keys.end + step}, heads) : keys_after(tile, heads, step);
+      const Index steps = tiles * ceil_div(keys.size(), Words::kPer) * ceil_div(value_dim_, columns);
+      return next.over(heads.size() * (steps + softmax_steps));
+    };
+    const Index start = (tile.keys.begin - tile.block) / step * step + tile.block;
+    // The softmax asks, too, where lines lie apart; in the one stretch of a page the machine reads ahead by itself.
+    Ahead next = after(intersect(tile.keys, {start, start + step}), interleaved_ ? group_queries_ * kVectors : 0), none;
+    for_each_head([&]() LONGSPAN_LAMBDA { softmax(tile, state, interleaved_ ? next : none); });
     regions([&](Interval keys) LONGSPAN_LAMBDA {
-      Ahead next =
-          keys.end < tile.keys.end ? values_at({keys.end, keys.end + step}, heads) : keys_after(tile, heads, step);
-      next = next.over(heads.size() * tiles * ceil_div(keys.size(), Words::kPer) * ceil_div(value_dim_, columns));
-      for_each_head([&]() LONGSPAN_LAMBDA {
-        add_values<Careful>(tile, keys, keys.begin == tile.keys.begin, values(state), next);
-      });
+      if (keys.begin != tile.keys.begin) next = after(keys, 0);
+      for_each_head(
+          [&]() LONGSPAN_LAMBDA { add_values(tile, keys, keys.begin == tile.keys.begin, values(state), next); });
     });
   }
 
@@ -208,9 +217,7 @@ class NarrowKernel {
     } else if (last - first == 1) {
       copied_scores<1>(tile, first, ahead);
     } else {
-      for (Index v = first / kCopied * kCopied; v < last; v += kCopied) {
-        copied_scores<kCopied>(tile, v, ahead);
-      }
+      for (Index v = first / kCopied * kCopied; v < last; v += kCopied) copied_scores<kCopied>(tile, v, ahead);
     }
   }
 
@@ -286,7 +293,7 @@ class NarrowKernel {
   }
 
   /// Score functions, mask, weights, and each query's running maximum and sum.
-  void softmax(const Tile& tile, float* state) {
+  void softmax(const Tile& tile, float* state, Ahead& ahead) {
     const Lanes lane = iota();
     const Lanes from(static_cast<float>(tile.keys.begin - tile.block)),
         to(static_cast<float>(tile.keys.end - tile.block));
@@ -302,6 +309,7 @@ class NarrowKernel {
             finish_scores(p_, load(weight + v * kLanes), query, Position<Lanes>{tile.block, key}, head(i), tile.full);
         if (!whole) x[v] = xsimd::select((key >= from) & (key < to), x[v], Lanes(kMinusInfinity));
         largest = xsimd::max(largest, x[v]);
+        ahead.step_lines();
       });
       const float grown = largest_lane(largest), shift = Merged<float>::finite(grown);
       unroll<kVectors>([&](auto v)
@@ -317,21 +325,26 @@ class NarrowKernel {
   }
 
   /// Values of a region, in place where they are whole vectors of words, else encoded.
-  template <bool Careful>
   void add_values(const Tile& tile, Interval keys, bool first, float* out, Ahead& ahead) {
     const float* rescale = first ? rescale_ : nullptr;  // once a tile
     const auto add = [&](const auto& rows, Index key, Index words) LONGSPAN_LAMBDA {
+      const auto add_to = [&](auto queries, auto vectors, auto careful, Index i, Index d) LONGSPAN_LAMBDA {
+        narrow_values<Words, queries.value, vectors.value, careful.value>(
+            rows.from(d), words, weight_ + i * kBlock + (key - tile.block) / Words::kPer, kBlock, out + i * padded_ + d,
+            padded_, rescale ? rescale + i : nullptr, ahead);
+      };
       const auto columns = [&](auto vectors, Index d) LONGSPAN_LAMBDA {
-        for_each_query<kIsa.narrow_queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
-          narrow_values<Words, decltype(n)::value, decltype(vectors)::value, Careful>(
-              rows.from(d), words, weight_ + i * kBlock + (key - tile.block) / Words::kPer, kBlock,
-              out + i * padded_ + d, padded_, rescale ? rescale + i : nullptr, ahead);
-        });
+        for_each_query<kIsa.narrow_queries>([&](auto n, Index i)
+                                                LONGSPAN_LAMBDA { add_to(n, vectors, std::false_type{}, i, d); });
       };
       constexpr Index kWide = kIsa.narrow_vectors * kLanes;
+      const std::integral_constant<int, 1> one;
       Index d = 0;
+      if (careful_)
+        for (Index i = first_; i < first_ + group_queries_; ++i)
+          for (d = 0; d < padded_; d += kLanes) add_to(one, one, std::true_type{}, i, d);
       for (; d + kWide <= padded_; d += kWide) columns(std::integral_constant<int, kIsa.narrow_vectors>{}, d);
-      for (; d < padded_; d += kLanes) columns(std::integral_constant<int, 1>{}, d);
+      for (; d < padded_; d += kLanes) columns(one, d);
       rescale = nullptr;
     };
     bool in_place = (kLieAsWords<Element> || Words::kPer == 1) && value_dim_ == padded_;
@@ -361,39 +374,26 @@ class NarrowKernel {
     return xsimd::all(zero == Lanes(0.f));
   }
 
-  Ahead values_at(Interval keys, Interval heads) const {
-    const auto [one, last] = runs_at(keys.begin, heads);
-    return Ahead::of_values(one, keys.size(), value_dim_, neighbours(last.value - one.value, one.value_stride));
-  }
-  Ahead keys_at(Interval keys, Interval heads) const {
-    const auto [one, last] = runs_at(keys.begin, heads);
-    return Ahead::of_keys(one, keys.size(), head_dim_, neighbours(last.key - one.key, one.key_stride));
-  }
-  /// How far apart the first and the last head are, if both stand in the row of one token.
-  static Index neighbours(Index apart, Index stride) { return apart > 0 && apart < stride ? apart : 0; }
-  auto runs_at(Index key, Interval heads) const {
-    const auto run = [&](Index head) { return p_.source.run(head, key - p_.first_key); };
-    return std::pair(run(heads.begin), run(heads.end - 1));
-  }
-  /// The keys that most masks see next: of the next heads, or of the first in the next block.
+  /// The keys that are read next: of the next heads, or of the first in the next tile.
   Ahead keys_after(const Tile& tile, Interval heads, Index step) const {
     if (heads.end < task_.kv_heads.end)
-      return keys_at({tile.keys.begin, tile.keys.begin + step}, {heads.end, heads.end + 1});
-    const Index next = tile.block + kBlock;
-    if (next >= p_.keys().end) return {};
-    return keys_at({next, next + step}, {task_.kv_heads.begin, task_.kv_heads.begin + heads.size()});
+      return ahead_.keys({tile.keys.begin, tile.keys.begin + step}, {heads.end, heads.end + 1});
+    if (next_key_ >= p_.keys().end) return {};
+    return ahead_.keys({next_key_, next_key_ + step}, {task_.kv_heads.begin, task_.kv_heads.begin + heads.size()});
   }
 
   const P& p_;
+  AheadOf<typename P::Source> ahead_;
   TaskRange task_;
   Interval rows_;
-  Index group_queries_, queries_;  // of one KV head, of all
-  Index kv_head_ = 0, first_ = 0;  // the KV head at work and its first query
+  Index group_queries_, queries_;                 // of one KV head, of all
+  Index kv_head_ = 0, first_ = 0, next_key_ = 0;  // the KV head at work and its first query; where the next tile is
   Index head_dim_, value_dim_, words_, padded_;
   float *key_, *encoded_key_, *weight_, *value_, *split_, *total_, *query_, *rescale_;
   const Element* key_at_[kVectors] = {};
   Index dim_stride_ = 0;
   bool rows_of_keys_ = true;  // token-major
+  bool careful_ = false;
   bool interleaved_ = false;  // … and the rows of the task's KV heads stand one after another in a token's
 };
 

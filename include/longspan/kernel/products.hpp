@@ -15,7 +15,7 @@ namespace longspan::inline LONGSPAN_ISA {
 
 /// weight[k][queries] = Σ_d key[k][d] · query[d][queries], and largest[queries] the largest of them and of itself: for
 /// `keys` keys, Keys at a time (the last ones may be done twice), and Vectors vectors of queries in aligned rows of
-/// Vectors·kLanes; each multiplied by `scale` where words ask for that. Word d of key k is at key + k·stride + d words
+/// kWideRows; each multiplied by `scale` where words ask for that. Word d of key k is at key + k·stride + d words
 /// in rows, and at key + d·stride + k words in columns; strides are in bytes. All tiles of a block in one call: what a
 /// call costs is 4% of a tile.
 template <class Words, int Keys, int Vectors, bool Rows>
@@ -41,14 +41,14 @@ template <class Words, int Keys, int Vectors, bool Rows>
         unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Words::add(a[k][i], b, x[i]); });
       });
       k0 += Rows ? kWord : stride;
-      x0 += Vectors * kLanes;
+      x0 += kWideRows;
     }
-    float* to = weight + j * Vectors * kLanes;
+    float* to = weight + j * kWideRows;
     unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
       Lanes top = Lanes::load_aligned(largest + i * kLanes);
       unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
         if constexpr (Words::kScalesScores) a[k][i] = a[k][i] * Lanes(scale);
-        a[k][i].store_aligned(to + (k * Vectors + i) * kLanes);
+        a[k][i].store_aligned(to + k * kWideRows + i * kLanes);
         top = xsimd::max(top, a[k][i]);
       });
       top.store_aligned(largest + i * kLanes);
@@ -78,7 +78,7 @@ template <class Words, int Dims, int Vectors, bool Careful>
     else
       unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
         unroll<Vectors>([&](auto i)
-                            LONGSPAN_LAMBDA { a[k][i] = Lanes::load_aligned(out + (k * Vectors + i) * kLanes); });
+                            LONGSPAN_LAMBDA { a[k][i] = Lanes::load_aligned(out + k * kWideRows + i * kLanes); });
       });
     if (start == Start::kRescale)
       unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
@@ -98,13 +98,13 @@ template <class Words, int Dims, int Vectors, bool Careful>
         });
       });
       v0 += value_stride;
-      x0 += Vectors * kLanes;
+      x0 += kWideRows;
     }
     unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(out + (k * Vectors + i) * kLanes); });
+      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(out + k * kWideRows + i * kLanes); });
     });
     value += Dims * kWord;
-    out += Dims * Vectors * kLanes;
+    out += Dims * kWideRows;
   }
   ahead = next;
   if constexpr (Dims > 1)

@@ -1,6 +1,7 @@
 #pragma once
 // How a call is cut into tasks: the one description that the flash engine runs and that plan() counts.
 
+#include <longspan/core/periodic.hpp>
 #include <longspan/kernel/isa.hpp>
 #include <longspan/kernel/problem.hpp>
 
@@ -16,16 +17,27 @@ struct TaskRange {
   Index queries() const { return rows.size() * kv_heads.size() * heads.size(); }
 };
 
+/// How far apart the edges of a mask are from `first` on, where they stand at multiples of that; else 0.
+template <Mask M>
+Index row_period(const M& mask, Index first) {
+  const Index a = edge_after(mask, first), b = a == kUnbounded ? a : edge_after(mask, a);
+  if (b == kUnbounded || a % (b - a) != 0) return 0;
+  const Index c = edge_after(mask, b);
+  return c == kUnbounded || c - b == b - a ? b - a : 0;
+}
+
 /// The tasks of one sequence. None of this shows in the bits of the result.
 class Schedule {
  public:
-  Schedule(Kernel wanted, Shape q, Index keys, Index kv_heads, Index workers)
+  /// `first_query` is the first row's position, `row_period` as edges of the mask are (see below).
+  Schedule(Kernel wanted, Shape q, Index keys, Index kv_heads, Index workers, Index first_query, Index row_period)
       : kernel(wanted != Kernel::kAutomatic ? wanted : choose(q.tokens)),
         rows_(q.tokens),
         kv_heads_(kv_heads),
         group_(q.heads / kv_heads) {
     if (kernel == Kernel::kWide) {
-      task_rows_ = kTileVectors * kLanes;
+      task_rows_ = wide_rows(row_period);
+      if (row_period > 0 && rows_ > 0) offset_ = floor_mod(first_query, task_rows_);
       return;
     }
     // Keys of all heads are neighbours in memory: a task takes all it can, unless other workers would have nothing to
@@ -39,7 +51,7 @@ class Schedule {
 
   Kernel kernel;
 
-  Index row_tasks() const { return ceil_div(rows_, task_rows_); }
+  Index row_tasks() const { return ceil_div(rows_ + offset_, task_rows_); }
   /// Independent walks over the keys for the same rows.
   Index walks() const { return kv_heads_ * ceil_div(group_, task_heads_); }
   Index tasks() const { return row_tasks() * ceil_div(kv_heads_, task_kv_heads_) * ceil_div(group_, task_heads_); }
@@ -52,7 +64,9 @@ class Schedule {
     const Index row = row_tasks() - 1 - task % row_tasks(), part = task / row_tasks();
     const Index group_parts = ceil_div(group_, task_heads_);
     const auto range = [](Index i, Index size, Index end) { return Interval{i * size, std::min((i + 1) * size, end)}; };
-    return {range(row, task_rows_, rows_), range(part / group_parts, task_kv_heads_, kv_heads_),
+    const Interval rows = range(row, task_rows_, rows_ + offset_);
+    return {{std::max<Index>(rows.begin - offset_, 0), rows.end - offset_},
+            range(part / group_parts, task_kv_heads_, kv_heads_),
             range(part % group_parts, task_heads_, group_)};
   }
 
@@ -61,10 +75,23 @@ class Schedule {
  private:
   static constexpr Index kQueries = 128;  ///< of a narrow task: their states stay in the cache
 
-  /// From about half a vector of rows on, lanes of queries are better filled than a transposed block of keys pays back.
-  static Kernel choose(Index rows) { return rows * 2 > kLanes ? Kernel::kWide : Kernel::kNarrow; }
+  /// The wide kernel pays for whole vectors of rows, the narrow one by the row, a tenth more for each: so that a call
+  /// never takes much longer for a row more (chunk/… in the benchmarks).
+  static Kernel choose(Index rows) {
+    const Index lanes = ceil_div(rows, kLanes) * kLanes;
+    return rows <= kLanes || (rows <= kWideRows && rows * 10 < lanes * 9) ? Kernel::kNarrow : Kernel::kWide;
+  }
+
+  /// The most that registers hold, unless fewer rows end where the rule of the mask does: a task on both sides of such
+  /// an edge visits what either sees.
+  static Index wide_rows(Index row_period) {
+    for (Index vectors = kTileVectors; vectors > 0 && row_period > 0; --vectors)
+      if (row_period % (vectors * kLanes) == 0) return vectors * kLanes;
+    return kWideRows;
+  }
 
   Index rows_, kv_heads_, group_;
+  Index offset_ = 0;  // of the first row in its task: with a period, tasks begin at multiples of their size
   Index task_rows_ = 1, task_kv_heads_ = 1, task_heads_ = 1;
 };
 

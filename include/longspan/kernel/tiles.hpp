@@ -2,6 +2,7 @@
 // Which tiles of the score matrix a kernel visits: the one schedule that the kernels run and that plan() counts.
 
 #include <atomic>
+#include <utility>
 
 #include <longspan/core/concepts.hpp>
 
@@ -11,7 +12,7 @@ namespace longspan::inline LONGSPAN_ISA {
 /// order of operations of a row does not depend on where a call begins (the numeric contract).
 inline constexpr Index kBlock = 64;
 /// Keys of a split: every row has a state of its own for each split, and splits merge in ascending order.
-inline constexpr Index kSplit = 2048;
+inline constexpr Index kSplit = kFixedOrder ? 2048 : kPositionEnd;
 
 /// The keys of one block that some query of a range may see.
 struct Tile {
@@ -40,13 +41,14 @@ LONGSPAN_INLINE Interval next_some(const M& mask, Interval queries, Index k) {
   return run.empty() ? kNoRun : run;
 }
 
-/// Calls f(Tile) for every tile of `keys` (absolute positions) that some query may see, in ascending order.
-/// O(runs + tiles): what no query sees is never visited.
+/// Calls f(tile, next) for every tile of `keys` (absolute positions) that some query may see, in ascending order; the
+/// keys of `next` are empty behind the last one. O(runs + tiles): what no query sees is never visited.
 template <Mask M, class F>
 LONGSPAN_INLINE void for_each_tile(const M& mask, Interval queries, Interval keys, F&& f) {
   if (queries.empty() || keys.empty()) return;
   Interval run = next_some(mask, queries, keys.begin);
   Interval all = mask.every(queries, keys.begin);
+  Tile ready;
   while (run.begin < keys.end) {
     const Index block = run.begin / kBlock * kBlock;
     const Index end = std::min(block + kBlock, keys.end);
@@ -62,8 +64,10 @@ LONGSPAN_INLINE void for_each_tile(const M& mask, Interval queries, Interval key
     }
     if (all.end <= tile.keys.begin) all = mask.every(queries, tile.keys.begin);
     tile.full = all.contains(tile.keys);
-    f(tile);
+    if (!ready.keys.empty()) f(std::as_const(ready), std::as_const(tile));
+    ready = tile;
   }
+  if (!ready.keys.empty()) f(std::as_const(ready), Tile{});
 }
 
 }  // namespace longspan::inline LONGSPAN_ISA

@@ -22,13 +22,13 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// `Vectors` vectors of queries of one head at a time; bits don't depend on the number.
-template <class P, int Vectors>
+/// Up to kTileVectors vectors of queries of one head at a time; bits don't depend on the number.
+template <class P>
 class WideKernel {
  public:
   using Element = typename P::Source::Element;
   using Words = WordsOf<Element>;
-  static constexpr Index kRows = Vectors * kLanes;
+  static constexpr Index kRows = kWideRows;
 
   static Index scratch_floats(Index head_dim, Index value_dim) {
     const Index words = words_of(head_dim), widest = std::max(words, value_dim);
@@ -38,9 +38,11 @@ class WideKernel {
 
   WideKernel(const P& problem, const TaskRange& task, Scratch& scratch)
       : p_(problem),
+        ahead_{problem.source, problem.first_key},
         head_(task.kv_heads.begin * problem.group() + task.heads.begin),
         kv_head_(task.kv_heads.begin),
         rows_(task.rows),
+        vectors_(static_cast<int>(ceil_div(task.rows.size(), kLanes))),
         head_dim_(problem.source.head_dim()),
         value_dim_(problem.source.value_dim()),
         words_(words_of(head_dim_)) {
@@ -60,16 +62,32 @@ class WideKernel {
   /// Attention of the rows (at most kRows of them) over all keys, into the problem's sink.
   void run() {
     load_queries();
-    pass<false>();
+    pass();
     for (Index r = rows_.begin; r < rows_.end; ++r) p_.sink.rows.prefetch_row(r, head_);
     // 0·NaN: a masked key's weight of exactly 0 spreads what is not finite in its value to rows that don't see it.
     // Nothing else makes such a row, so it is looked for once, at the end, and the rows are done again with care.
-    if (!finite()) pass<true>();
+    if (!finite()) {
+      careful_ = true;
+      pass();
+    }
     store_rows();
   }
 
  private:
+  template <int N>
+  using Constant = std::integral_constant<int, N>;
+
   static Index words_of(Index dim) { return ceil_div(dim, Words::kPer); }
+
+  Interval head() const { return {kv_head_, kv_head_ + 1}; }
+
+  /// f(the number of vectors, as a constant).
+  template <class F>
+  LONGSPAN_INLINE void with_vectors(F&& f) const {
+    unroll<kTileVectors>([&](auto i) LONGSPAN_LAMBDA {
+      if (vectors_ == i + 1) f(Constant<i + 1>{});
+    });
+  }
 
   void load_queries() {
     const Index rows = rows_.size();
@@ -81,39 +99,34 @@ class WideKernel {
       p_.q.read(rows_.begin + r, head_, p_.template query_factor<Words>(), row);
       if constexpr (Words::kPer > 1) Words::encode(row, head_dim_, to);
     }
-    if (rows < kRows) std::fill_n(query_, words_ * kRows, 0.f);
+    if (rows % kLanes != 0) std::fill_n(query_, words_ * kRows, 0.f);
     transpose(encoded, words_, rows, words_, query_, kRows);
   }
 
   /// Splits in ascending order, each from an empty state, merged into the total.
-  template <bool Careful>
   void pass() {
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
-      total_max_[i] = Lanes(kMinusInfinity);
-      total_sum_[i] = Lanes(0.f);
-    });
+    std::fill_n(total_max_, vectors_, Lanes(kMinusInfinity));
+    std::fill_n(total_sum_, vectors_, Lanes(0.f));
     const Interval positions = p_.positions(rows_);
     Work work;
     Index split = -1;
     bool first = true;
-    for_each_tile(p_.mask, positions, p_.keys(), [&](const Tile& tile) {
+    for_each_tile(p_.mask, positions, p_.keys(), [&](const Tile& tile, const Tile& next) {
       if (const Index s = tile.block / kSplit; s != split) {
         if (split >= 0) end_split(first), first = false;
         split = s;
         fresh_ = true;
-        unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
-          max_[i] = Lanes(kMinusInfinity);
-          sum_[i] = Lanes(0.f);
-        });
+        std::fill_n(max_, vectors_, Lanes(kMinusInfinity));
+        std::fill_n(sum_, vectors_, Lanes(0.f));
       }
       scores(tile);
       if (!P::Scores::kEmpty || !tile.full) adjust(tile);
       const bool grew = softmax(tile);
-      values<Careful>(tile, grew);
+      values(tile, grew, next);
       fresh_ = false;
       work.count(tile);
     });
-    if (p_.work && !Careful) p_.work->add(work);
+    if (p_.work && !careful_) p_.work->add(work);
     if (split >= 0)
       end_split(first);
     else
@@ -123,13 +136,11 @@ class WideKernel {
   void end_split(bool first) {
     if (first) {  // merge with the identity
       std::swap(value_, total_value_);
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
-        total_max_[i] = max_[i];
-        total_sum_[i] = sum_[i];
-      });
+      std::copy_n(max_, vectors_, total_max_);
+      std::copy_n(sum_, vectors_, total_sum_);
       return;
     }
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+    for (int i = 0; i < vectors_; ++i) {
       const Merged<Lanes> m(total_max_[i], total_sum_[i], max_[i], sum_[i]);
       for (Index d = 0; d < value_dim_; ++d) {
         float* total = total_value_ + d * kRows + i * kLanes;
@@ -137,18 +148,20 @@ class WideKernel {
       }
       total_max_[i] = m.max;
       total_sum_[i] = m.sum;
-    });
+    }
   }
 
   void scores(const Tile& tile) {
-    Ahead ahead = values_of(tile).over(ceil_div(tile.keys.size(), kTileKeys) * words_);
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { max_[i].store_aligned(largest_ + i * kLanes); });
+    Ahead ahead = ahead_.values(tile.keys, head()).over(ceil_div(tile.keys.size(), kTileKeys) * words_);
+    for (int i = 0; i < vectors_; ++i) max_[i].store_aligned(largest_ + i * kLanes);
     p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
       float* weight = weight_ + (first - tile.block) * kRows;
       const auto add = [&](auto rows, const auto* key, Index stride) LONGSPAN_LAMBDA {
-        wide_scores<Words, kTileKeys, Vectors, rows.value>(reinterpret_cast<const std::byte*>(key),
-                                                           stride * static_cast<Index>(sizeof(*key)), run.size, words_,
-                                                           query_, weight, largest_, p_.score_factor(), ahead);
+        with_vectors([&](auto vectors) LONGSPAN_LAMBDA {
+          wide_scores<Words, kTileKeys, vectors.value, rows.value>(
+              reinterpret_cast<const std::byte*>(key), stride * static_cast<Index>(sizeof(*key)), run.size, words_,
+              query_, weight, largest_, p_.score_factor(), ahead);
+        });
       };
       if constexpr (kLieAsWords<Element>) {
         if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0)
@@ -166,45 +179,43 @@ class WideKernel {
   /// Score functions, and the mask where the tile is partial.
   void adjust(const Tile& tile) {
     const Index first = p_.first_query + rows_.begin;
-    const Lanes lane = iota();
-    Lanes largest[Vectors];
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { largest[i] = max_[i]; });
-    for (Index key = tile.keys.begin; key < tile.keys.end; ++key) {
-      const Position<float> k{key, 0.f};
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+    for (int i = 0; i < vectors_; ++i) {
+      const Position<Lanes> q{first, iota() + Lanes(static_cast<float>(i * kLanes))};
+      Lanes largest = max_[i];
+      for (Index key = tile.keys.begin; key < tile.keys.end; ++key) {
         float* at = weight_ + (key - tile.block) * kRows + i * kLanes;
-        const Position<Lanes> q{first, lane + Lanes(static_cast<float>(i * kLanes))};
+        const Position<float> k{key, 0.f};
         const Lanes score = finish_scores(p_, Lanes::load_aligned(at), q, k, head_, tile.full);
         score.store_aligned(at);
-        largest[i] = xsimd::max(largest[i], score);
-      });
+        largest = xsimd::max(largest, score);
+      }
+      largest.store_aligned(largest_ + i * kLanes);
     }
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { largest[i].store_aligned(largest_ + i * kLanes); });
   }
 
   /// Weights, running maximum and sum. True when some row's maximum grew, so that values have to be rescaled.
   bool softmax(const Tile& tile) {
     // Whole groups of 16 keys, for the order of the sum; a key that is not the tile's weighs exactly nothing.
-    constexpr Index kGroup = 16;
+    constexpr Index kGroup = 16, kSums = kFixedOrder ? kGroup / 2 : 2;
     const Index from = tile.keys.begin - tile.block, to = tile.keys.end - tile.block;
     const Index begin = from / kGroup * kGroup, end = ceil_div(to, kGroup) * kGroup;
     std::fill(weight_ + begin * kRows, weight_ + from * kRows, kMinusInfinity);
     std::fill(weight_ + to * kRows, weight_ + end * kRows, kMinusInfinity);
 
     bool grew = false;
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+    for (int i = 0; i < vectors_; ++i) {
       const Lanes largest = Lanes::load_aligned(largest_ + i * kLanes), shift = Merged<Lanes>::finite(largest);
       const Lanes rescale = exp2(max_[i] - shift);
-      Lanes sum[2][kGroup / 2];  // of the keys j, j+16, j+32, j+48
+      Lanes sum[2][kSums];  // of the keys j, j+16, j+32, j+48
       unroll<2>([&](auto half) LONGSPAN_LAMBDA {
-        unroll<kGroup / 2>([&](auto j) LONGSPAN_LAMBDA { sum[half][j] = Lanes(0.f); });
+        unroll<kSums>([&](auto j) LONGSPAN_LAMBDA { sum[half][j] = Lanes(0.f); });
         for (Index key = begin + half * (kGroup / 2); key < end; key += kGroup) {
           const float* score = weight_ + key * kRows + i * kLanes;
           float* word = weight_word_ + key / Words::kPer * kRows + i * kLanes;
           Lanes earlier(0.f);
           unroll<kGroup / 2>([&](auto j) LONGSPAN_LAMBDA {
             const Lanes weight = Words::weight(exp2(Lanes::load_aligned(score + j * kRows) - shift));
-            sum[half][j] = sum[half][j] + weight;
+            sum[half][j % kSums] = sum[half][j % kSums] + weight;
             if constexpr (Words::kPer == 1)
               weight.store_aligned(word + j * kRows);
             else if constexpr (j % 2 == 0)
@@ -214,25 +225,33 @@ class WideKernel {
           });
         }
       });
-      unroll<8>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[1][j]; });
-      unroll<4>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[0][j + 4]; });
-      unroll<2>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[0][j + 2]; });
+      unroll<kSums>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[1][j]; });
+      if constexpr (kFixedOrder) {
+        unroll<4>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[0][j + 4]; });
+        unroll<2>([&](auto j) LONGSPAN_LAMBDA { sum[0][j] = sum[0][j] + sum[0][j + 2]; });
+      }
       sum_[i] = fma(sum_[i], rescale, sum[0][0] + sum[0][1]);
       grew = grew | !xsimd::all(largest == max_[i]);  // no jump
       max_[i] = largest;
       rescale.store_aligned(rescale_ + i * kLanes);
-    });
+    }
     return grew;
   }
 
-  template <bool Careful>
-  void values(const Tile& tile, bool grew) {
+  void values(const Tile& tile, bool grew, const Tile& next) {
     Start start = fresh_ ? Start::kZero : grew ? Start::kRescale : Start::kKeep;
-    Ahead ahead = keys_after(tile).over(ceil_div(value_dim_, kTileKeys) * ceil_div(tile.keys.size(), Words::kPer));
+    Ahead ahead = next.keys.empty() ? Ahead{} : ahead_.keys(next.keys, head());
+    ahead = ahead.over(ceil_div(value_dim_, kTileKeys) * ceil_div(tile.keys.size(), Words::kPer));
     const auto add = [&](const auto* value, Index stride, Index words, const float* weight) LONGSPAN_LAMBDA {
-      wide_values<Words, kTileKeys, Vectors, Careful>(reinterpret_cast<const std::byte*>(value),
-                                                      stride * static_cast<Index>(sizeof(*value)), words, value_dim_,
-                                                      weight, value_, start, rescale_, ahead);
+      const auto add_to = [&](auto dims, auto vectors, auto careful) LONGSPAN_LAMBDA {
+        wide_values<Words, dims.value, vectors.value, careful.value>(
+            reinterpret_cast<const std::byte*>(value), stride * static_cast<Index>(sizeof(*value)), words, value_dim_,
+            weight, value_, start, rescale_, ahead);
+      };
+      if (careful_)
+        add_to(Constant<1>{}, Constant<kTileVectors>{}, std::true_type{});
+      else
+        with_vectors([&](auto vectors) LONGSPAN_LAMBDA { add_to(Constant<kTileKeys>{}, vectors, std::false_type{}); });
       start = Start::kKeep;
     };
     if constexpr (kAreWords<Element>) {
@@ -246,26 +265,17 @@ class WideKernel {
     }
   }
 
-  Ahead values_of(const Tile& tile) const {
-    return Ahead::of_values(p_.source.run(kv_head_, tile.keys.begin - p_.first_key), tile.keys.size(), value_dim_);
-  }
-  /// Of the block that most masks see next.
-  Ahead keys_after(const Tile& tile) const {
-    const Index next = tile.block + kBlock;
-    if (next >= p_.keys().end) return {};
-    return Ahead::of_keys(p_.source.run(kv_head_, next - p_.first_key), kBlock, head_dim_);
-  }
-
   bool finite() const {
     Lanes zero(0.f);
-    for (Index d = 0; d < value_dim_ * kRows; d += kLanes)
-      zero = fma(Lanes::load_aligned(total_value_ + d), Lanes(0.f), zero);
+    for (Index d = 0; d < value_dim_; ++d)
+      for (int i = 0; i < vectors_; ++i)
+        zero = fma(Lanes::load_aligned(total_value_ + d * kRows + i * kLanes), Lanes(0.f), zero);
     return xsimd::all(zero == Lanes(0.f));
   }
 
   void store_rows() {
     alignas(64) float max[kRows], sum[kRows];
-    unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+    for (int i = 0; i < vectors_; ++i) {
       const Lanes factor = p_.sink.factor(head_, total_max_[i], total_sum_[i]);
       for (Index d = 0; d < value_dim_; ++d) {
         float* at = total_value_ + d * kRows + i * kLanes;
@@ -273,7 +283,7 @@ class WideKernel {
       }
       total_max_[i].store_aligned(max + i * kLanes);
       total_sum_[i].store_aligned(sum + i * kLanes);
-    });
+    }
     const Index rows = rows_.size();
     if (float* const first = p_.sink.rows.floats(rows_.begin, head_)) {
       const Index stride = rows > 1 ? p_.sink.rows.floats(rows_.begin + 1, head_) - first : 0;
@@ -287,13 +297,15 @@ class WideKernel {
   }
 
   const P& p_;
+  AheadOf<typename P::Source> ahead_;
   Index head_, kv_head_;
   Interval rows_;
+  int vectors_;  // that the rows fill
   Index head_dim_, value_dim_, words_;
   float *query_, *weight_, *value_, *total_value_, *rescale_, *largest_;
   float *weight_word_, *encoded_key_, *encoded_value_ = nullptr;  // encoded: what can't be read where it is
-  Lanes max_[Vectors], sum_[Vectors], total_max_[Vectors], total_sum_[Vectors];
-  bool fresh_ = true;
+  Lanes max_[kTileVectors], sum_[kTileVectors], total_max_[kTileVectors], total_sum_[kTileVectors];
+  bool fresh_ = true, careful_ = false;
 };
 
 }  // namespace longspan::inline LONGSPAN_ISA

@@ -3,11 +3,8 @@
 // that duality is why a mask has both readings, and De Morgan then holds on verdicts too.
 //
 // What some query sees of a & b lies in what some query sees of each, but a and b may each have another query in mind:
-// queries of two documents, say. So a mask may say, beyond what it must, where its queries begin to see by another
-// rule,
-//   edge_after(q)   the first such query behind q, kUnbounded if none
-// and compositions read a range of queries in pieces between edges, in which what a query sees only moves on with it.
-// It is a hint: any answer behind q is right.
+// queries of two documents, say. So compositions read a range of queries in pieces between the edges that masks name
+// (edge_after, core/concepts.hpp).
 
 #include <array>
 #include <utility>
@@ -26,14 +23,6 @@ auto some_of(const M& mask, Interval q) {
 template <Mask M>
 auto every_of(const M& mask, Interval q) {
   return [&mask, q](Index k) { return mask.every(q, k); };
-}
-
-template <Mask M>
-Index edge_after(const M& mask, Index q) {
-  if constexpr (requires { mask.edge_after(q); })
-    return mask.edge_after(q);
-  else
-    return kUnbounded;
 }
 
 /// A range of queries cut at a mask's edges; not at all where they are many.
@@ -79,7 +68,7 @@ struct And {
   Interval every(Interval q, Index k) const {
     return next_of_intersection(detail::every_of(a, q), detail::every_of(b, q), k);
   }
-  Index edge_after(Index q) const { return std::min(detail::edge_after(a, q), detail::edge_after(b, q)); }
+  Index edge_after(Index q) const { return std::min(longspan::edge_after(a, q), longspan::edge_after(b, q)); }
 };
 
 template <Mask A, Mask B>
@@ -99,7 +88,7 @@ struct Or {
     };
     return next_of_all(pieces.all(), either, k);
   }
-  Index edge_after(Index q) const { return std::min(detail::edge_after(a, q), detail::edge_after(b, q)); }
+  Index edge_after(Index q) const { return std::min(longspan::edge_after(a, q), longspan::edge_after(b, q)); }
 };
 
 template <Mask M>
@@ -112,7 +101,7 @@ struct Not {
   Interval every(Interval q, Index k) const { return next_of_complement(detail::some_of(mask, q), k); }
   Index pairs(Interval q, Interval keys) const requires requires { mask.pairs(q, keys); }
   { return pairs_of(q, keys) - mask.pairs(q, keys); }
-  Index edge_after(Index q) const { return detail::edge_after(mask, q); }
+  Index edge_after(Index q) const { return longspan::edge_after(mask, q); }
 };
 
 template <Mask A, Mask B>
