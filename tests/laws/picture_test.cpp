@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <longspan/mask/picture.hpp>
+#include <longspan/mask/where.hpp>
 #include <support/any_mask.hpp>
 #include <support/refused.hpp>
 
@@ -15,6 +16,9 @@ TEST(Picture, Text) {
             "#           \n##          \n ##         \n  ##        \n   ##       \n    ##      \n");
   EXPECT_EQ(Picture(Full{}, 5, 5, 2).text(), "##\n##\n");
   EXPECT_EQ(Picture(Dilated(9, 4), 8, 8, 2).text(), ". \n..\n");
+  const auto even = [](Index, Index k) { return k % 2 == 0; };
+  EXPECT_EQ(Picture(Where(even), 4, 6, 2).text(), "+.\n+.\n");  // of three keys two, or one
+  EXPECT_EQ(Picture(Where(even), 4, 4, 1).text(), "+\n");       // half
 }
 
 TEST(Picture, CellsAreWhatIsVisible) {
