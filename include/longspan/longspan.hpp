@@ -27,3 +27,7 @@
 #include <longspan/score/scores.hpp>
 #include <longspan/score/sink_logits.hpp>
 #include <longspan/score/temperature.hpp>
+#include <longspan/sparse/antidiagonal.hpp>
+#include <longspan/sparse/certified.hpp>
+#include <longspan/sparse/minference.hpp>
+#include <longspan/sparse/probe.hpp>
