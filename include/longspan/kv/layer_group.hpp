@@ -1,6 +1,7 @@
 #pragma once
 // Layers that are alike and have pages of their own: what a write to a sequence takes, and copy on write.
 
+#include <cstdint>
 #include <cstring>
 
 #include <longspan/kv/page_layout.hpp>
@@ -8,6 +9,9 @@
 #include <longspan/kv/page_table.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
+
+/// A token id of a model's vocabulary.
+using Token = std::int32_t;
 
 /// The outcome of what may need pages.
 enum class Outcome { kDone, kOutOfPages };

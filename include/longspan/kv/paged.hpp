@@ -78,6 +78,7 @@ class PagedCache {
 
   Index groups() const { return static_cast<Index>(groups_.size()); }
   Index layers() const { return static_cast<Index>(layers_.size()); }  ///< of the model
+  Index cache_layer(Index layer) const { return place(layer).layer; }  ///< that a model's layer reads
   const PagedShape& shape(Index group = 0) const { return group_at(group).shape; }
   Index free_pages(Index group = 0) const { return group_at(group).pool.free_pages(); }
   bool open(SequenceId id) const {
