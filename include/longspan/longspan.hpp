@@ -7,7 +7,14 @@
 #include <longspan/exec/serial.hpp>
 #include <longspan/exec/thread_pool.hpp>
 #include <longspan/kv/contiguous.hpp>
+#include <longspan/kv/layer_group.hpp>
+#include <longspan/kv/mapped_file.hpp>
+#include <longspan/kv/page_layout.hpp>
+#include <longspan/kv/page_pool.hpp>
+#include <longspan/kv/page_table.hpp>
 #include <longspan/kv/paged.hpp>
+#include <longspan/kv/paged_view.hpp>
+#include <longspan/kv/prefix_index.hpp>
 #include <longspan/mask/algebra.hpp>
 #include <longspan/mask/big_bird.hpp>
 #include <longspan/mask/block_sparse.hpp>
