@@ -23,7 +23,7 @@ struct SequenceState {
   std::vector<Index> lengths = {};     ///< [layers of the cache]
 };
 
-template <ElementType T>
+template <StoredElement T>
 struct LayerGroup {
   PagedShape shape;
   PageLayout<T> layout;

@@ -5,14 +5,15 @@
 // scores a vector of keys with no horizontal sums, and its values token-major, [page_size][value_dim]; both are one
 // contiguous run that streams. Elements with a dot product instruction stand as that wants them, where head_dim and
 // page_size are even: two dims of a key together, [head_dim/2][page_size][2], and the values of two tokens,
-// [page_size/2][value_dim][2].
+// [page_size/2][value_dim][2]. Before them, where the elements have scales, are those of the keys, [page_size] floats,
+// and of the values.
 
 #include <algorithm>
 #include <cstddef>
 
+#include <longspan/core/bytes.hpp>
 #include <longspan/core/check.hpp>
 #include <longspan/core/concepts.hpp>
-#include <longspan/core/elements.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
@@ -38,12 +39,13 @@ struct PagedShape {
 };
 
 /// Where keys and values are inside the part of a page that belongs to one KV head, in bytes.
-template <ElementType T>
+template <StoredElement T>
 struct PageLayout {
   Index page_size = 0, head_dim = 0, value_dim = 0;
   Index key_pack = 1, value_pack = 1;  ///< elements that stand together
-  Index values_begin = 0;              ///< bytes: keys begin at 0
-  Index head_bytes = 0;                ///< bytes of the whole part; what a format adds (scales) goes behind the values
+  Index keys_begin = 0;                ///< scales are before that
+  Index values_begin = 0;
+  Index head_bytes = 0;  ///< of the whole part, a multiple of 4 where there are scales
 
   PageLayout() = default;
   explicit PageLayout(const PagedShape& shape)
@@ -52,13 +54,17 @@ struct PageLayout {
         value_dim(shape.value_dim != 0 ? shape.value_dim : shape.head_dim),
         key_pack(pack(head_dim)),
         value_pack(pack(page_size)),
-        values_begin(page_size * head_dim * kSize),
-        head_bytes(values_begin + page_size * value_dim * kSize) {}
+        keys_begin(kScaled<T> ? 2 * page_size * kScale : 0),
+        values_begin(keys_begin + page_size * head_dim * kSize),
+        head_bytes(values_begin + page_size * value_dim * kSize) {
+    if (kScaled<T>) head_bytes = ceil_div(head_bytes, kScale) * kScale;
+  }
 
   /// The tokens from `at` on, of which `left` are the sequence's.
   KeyValueRun<T> run(const std::byte* head, Index at, Index left) const {
-    const T* keys = reinterpret_cast<const T*>(head);
+    const T* keys = reinterpret_cast<const T*>(head + keys_begin);
     const T* values = reinterpret_cast<const T*>(head + values_begin);
+    const float* scales = kScaled<T> ? reinterpret_cast<const float*>(head) : nullptr;
     return {.size = std::min(page_size - at, left),
             .readable = page_size - at,
             .key = keys + at * key_pack,
@@ -68,22 +74,28 @@ struct PageLayout {
             .value_stride = value_dim * value_pack,
             .key_pack = key_pack,
             .value_pack = value_pack,
-            .value_first = at % value_pack};
+            .value_first = at % value_pack,
+            .key_scale = scales ? scales + at : nullptr,
+            .value_scale = scales ? scales + page_size + at : nullptr};
   }
 
-  /// Writes token `at`, each element rounded to the nearest.
+  /// Writes token `at`, each element rounded to the nearest; with scales, to the nearest multiple of the row's own.
   template <class K, class V>
   void store(std::byte* head, Index at, const K* key, const V* value) const {
-    const auto put = [](const auto* row, Index dim, T* to, Index pack, Index stride) {
-      if (pack == 1)
-        for (Index d = 0; d < dim; ++d) to[d * stride] = static_cast<T>(static_cast<float>(row[d]));
-      else
-        for (Index d = 0; d < dim; ++d) to[d / pack * stride + d % pack] = static_cast<T>(static_cast<float>(row[d]));
+    T* keys = reinterpret_cast<T*>(head + keys_begin) + at * key_pack;
+    T* values = reinterpret_cast<T*>(head + values_begin) + at / value_pack * value_pack * value_dim + at % value_pack;
+    const auto key_at = [&](Index d) -> T& {
+      return key_pack == 1 ? keys[d * page_size] : keys[d / key_pack * page_size * key_pack + d % key_pack];
     };
-    T* keys = reinterpret_cast<T*>(head);
-    T* values = reinterpret_cast<T*>(head + values_begin);
-    put(key, head_dim, keys + at * key_pack, key_pack, page_size * key_pack);
-    put(value, value_dim, values + at / value_pack * value_pack * value_dim + at % value_pack, 1, value_pack);
+    const auto value_at = [&](Index d) -> T& { return values[d * value_pack]; };
+    if constexpr (kScaled<T>) {
+      float* scales = reinterpret_cast<float*>(head);
+      scales[at] = T::encode(key, head_dim, key_at);
+      scales[page_size + at] = T::encode(value, value_dim, value_at);
+    } else {
+      for (Index d = 0; d < head_dim; ++d) key_at(d) = static_cast<T>(static_cast<float>(key[d]));
+      for (Index d = 0; d < value_dim; ++d) value_at(d) = static_cast<T>(static_cast<float>(value[d]));
+    }
   }
 
   /// Writes token `at` as it stands at `from_at` of another page.
@@ -91,15 +103,19 @@ struct PageLayout {
     const auto source = run(from, from_at, 1), target = run(to, at, 1);
     for (Index d = 0; d < head_dim; ++d) const_cast<T&>(*target.key_at(0, d)) = *source.key_at(0, d);
     for (Index d = 0; d < value_dim; ++d) const_cast<T&>(*target.value_at(0, d)) = *source.value_at(0, d);
+    if constexpr (kScaled<T>) {
+      const_cast<float&>(*target.key_scale) = *source.key_scale;
+      const_cast<float&>(*target.value_scale) = *source.value_scale;
+    }
   }
 
  private:
-  static constexpr Index kSize = static_cast<Index>(sizeof(T));
+  static constexpr Index kSize = static_cast<Index>(sizeof(T)), kScale = static_cast<Index>(sizeof(float));
   static constexpr Index pack(Index size) { return size % kPack<T> == 0 ? kPack<T> : 1; }
 };
 
 /// How much memory caches take, exactly.
-template <ElementType T>
+template <StoredElement T>
 struct Capacity {
   /// The shape with its value_dim, if it can be had: every size >= 1, below 2^52 bytes. Throws std::invalid_argument.
   static PagedShape checked(PagedShape shape) {
@@ -114,9 +130,10 @@ struct Capacity {
     check(shape.value_dim < kPositionEnd, "PagedCache.value_dim", shape.value_dim, "below 2^52");
     check(shape.window < kPositionEnd, "PagedCache.window", shape.window, "below 2^52");
     if (shape.value_dim == 0) shape.value_dim = shape.head_dim;
+    constexpr Index kScale = static_cast<Index>(sizeof(float));
     Index size = static_cast<Index>(sizeof(T));
-    for (const Index factor :
-         {shape.layers, shape.pages, shape.page_size, shape.kv_heads, shape.head_dim + shape.value_dim}) {
+    for (const Index factor : {shape.layers, shape.pages, shape.page_size, shape.kv_heads,
+                               shape.head_dim + shape.value_dim + (kScaled<T> ? 3 * kScale : 0)}) {
       check(factor <= kPositionEnd / size, "PagedCache.bytes", static_cast<double>(size) * static_cast<double>(factor),
             "below 2^52");
       size *= factor;

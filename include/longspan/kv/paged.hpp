@@ -32,7 +32,7 @@ struct SequenceId {
 /// append, compact: O(tokens). All else: O(pages touched). Nothing but open, fork and the growth of a block table
 /// allocates. Wrong handles, layers and sizes throw std::invalid_argument, and out-of-pages is an outcome; after
 /// either, nothing has changed.
-template <ElementType T>
+template <StoredElement T>
 class PagedCache {
  public:
   /// Takes all memory at once: zeroed, or from a memory resource as it is (see LargeArray). Throws

@@ -8,7 +8,7 @@ namespace longspan::inline LONGSPAN_ISA {
 /// The keys [first_key, first_key + keys) of a sequence; first_key is 0 but where a window has given pages back: pass
 /// it as Options::first_key, so that positions are what they were. Valid until the cache changes that sequence or is
 /// destroyed.
-template <ElementType T>
+template <StoredElement T>
 class PagedView {
  public:
   using Element = T;
