@@ -29,7 +29,7 @@ struct PrefixStatistics {
 ///
 /// The keys and values of a token depend on all tokens before it, so what is shared is a prefix; whole pages are kept,
 /// and a match that ends inside a page shares that page, too: whoever appends then gets a copy of it.
-template <ElementType T>
+template <StoredElement T>
 class PrefixIndex {
  public:
   /// Throws std::invalid_argument where page sizes differ or a group has a window.

@@ -35,7 +35,7 @@ struct SnapshotHeader {
   std::array<char, 8> magic{'l', 'o', 'n', 'g', 's', 'p', 'a', 'n'};
   std::uint32_t version = 1;
   std::uint32_t byte_order = 0x01020304;
-  std::uint64_t element = 0;      ///< 1 float, 2 bf16, 3 f16
+  std::uint64_t element = 0;      ///< 1 float, 2 bf16, 3 f16, 4 e4m3, 5 e5m2, 6 i8
   std::uint64_t tables = 0;       ///< numbers
   std::uint64_t pages_begin = 0;  ///< bytes
   std::uint64_t size = 0;         ///< bytes, of the file
@@ -44,10 +44,13 @@ struct SnapshotHeader {
 };
 static_assert(sizeof(SnapshotHeader) == 64);
 
-template <ElementType T>
+template <StoredElement T>
 inline constexpr std::uint64_t kElementCode = std::is_same_v<T, float>  ? 1
                                               : std::is_same_v<T, bf16> ? 2
-                                                                        : 3;
+                                              : std::is_same_v<T, f16>  ? 3
+                                              : std::is_same_v<T, e4m3> ? 4
+                                              : std::is_same_v<T, e5m2> ? 5
+                                                                        : 6;
 
 inline std::uint64_t hash_of(SnapshotHeader header) {
   header.header_hash = 0;
@@ -121,7 +124,7 @@ class ReplacingFile {
 /// Writes sequences of a cache to `path`, by way of path + ".new", which is synced and renamed: whenever the process or
 /// the machine stops, `path` is the old file or the new one, whole. Throws std::system_error (a full disk, …), which
 /// leaves the old one, and std::invalid_argument for a sequence that is not open. O(bytes of their pages).
-template <ElementType T>
+template <StoredElement T>
 void save_snapshot(const std::string& path, const PagedCache<T>& cache, std::span<const SnapshotEntry> entries) {
   const Index groups = cache.groups();
   std::vector<std::vector<Index>> pages(static_cast<std::size_t>(groups));  // [group]: those to be written
@@ -189,7 +192,7 @@ void save_snapshot(const std::string& path, const PagedCache<T>& cache, std::spa
 
 /// A saved snapshot, mapped and read-only: its sequences can be attended to where they are, also when they are larger
 /// than memory, or be loaded into a cache.
-template <ElementType T>
+template <StoredElement T>
 class Snapshot {
  public:
   /// Throws std::system_error where there is no such file, SnapshotError where it is not as it was written. That reads
