@@ -1,7 +1,8 @@
 #!/bin/sh
 # check_includes.sh [INCLUDE_DIR]: who may include whom, and what no header may contain. Prints each violation.
 #
-#   core <- mask score position kv exec (never each other);  core <- kernel;  all of them <- attention <- longspan.hpp
+#   core <- mask score position kv exec (never each other);  core <- kernel;  core, mask <- sparse;
+#   all of them <- attention <- longspan.hpp
 set -eu
 cd "${1:-$(dirname "$0")/../include}"
 
@@ -30,6 +31,7 @@ for header in $headers; do
   case $floor in
     core) may='core' ;;
     mask | score | position | kv | exec | kernel) may="core|$floor" ;;
+    sparse) may='core|mask|sparse' ;;
     front) may= ;;
     *) violation "$header: no such floor: $floor" && continue ;;
   esac
@@ -81,7 +83,7 @@ if [ -f longspan/longspan.hpp ]; then
     case $header in
       longspan/kv/snapshot.hpp)
         case " $reached " in *" $header "*) violation "$header: reached from longspan.hpp, but needs xxHash" ;; esac ;;
-      longspan/mask/* | longspan/score/* | longspan/position/* | longspan/kv/* | longspan/exec/*)
+      longspan/mask/* | longspan/score/* | longspan/position/* | longspan/kv/* | longspan/exec/* | longspan/sparse/*)
         printf '%s\n' "$direct" | grep -qxF "$header" || violation "$header: not included by longspan.hpp itself" ;;
       *)
         case " $reached " in

@@ -1,9 +1,10 @@
 #!/bin/sh
-# extract_readme.sh README OUTPUT: writes the first ```cpp block; exits 1 if there is none.
+# extract_readme.sh MARKDOWN OUTPUT [N]: writes the Nth (first) ```cpp block; exits 1 if there is none.
 set -eu
-awk '!inside && /^```cpp[ \t\r]*$/ { inside = 1; next }
-     inside && /^```/ { exit }
-     inside { print }' "$1" >"$2.new"
+awk -v wanted="${3:-1}" '
+     !inside && /^```cpp[ \t\r]*$/ { inside = ++blocks; next }
+     inside && /^```/ { if (inside == wanted) exit; inside = 0 }
+     inside == wanted && inside { print }' "$1" >"$2.new"
 if [ ! -s "$2.new" ]; then
   rm -f "$2.new"
   exit 1

@@ -5,11 +5,13 @@
 #include <optional>
 #include <span>
 #include <tuple>
+#include <vector>
 
 #include <longspan/core/executor_ref.hpp>
 #include <longspan/core/runs.hpp>
 #include <longspan/kernel/flash.hpp>
 #include <longspan/kernel/naive.hpp>
+#include <longspan/kernel/one_head.hpp>
 #include <longspan/kv/contiguous.hpp>
 #include <longspan/mask/masks.hpp>
 
@@ -31,11 +33,30 @@ struct Options {
 
 namespace detail {
 
-/// Sequences of one call: `sources` holds one per sequence, or one that cumulative_keys cuts.
-template <KeyValueSource Source, Mask M, class Scores>
+/// The mask that problems have: that of a policy, or what it is made of at one site.
+template <class M>
+struct MaskOf {
+  using Type = M;
+};
+template <MaskBySite M>
+struct MaskOf<M> {
+  using Type = decltype(std::declval<const M&>().at(Site{}));
+};
+
+/// The problems of one call, one for each sequence: `sources` holds one per sequence, or one that cumulative_keys cuts.
+/// Where the mask differs by head, one for each sequence and query head.
+template <KeyValueSource Source, class M, class Scores>
 class Batch {
+  using SiteMask = typename MaskOf<M>::Type;
+  static constexpr bool kByHead = [] {
+    if constexpr (MaskBySite<M>) return M::kByHead;
+    return false;
+  }();
+  using Part = std::conditional_t<kByHead, OneHead<Source>, Source>;
+
  public:
-  Batch(Shape q, std::span<const Source> sources, const Options& options, const M& mask, const Scores& scores)
+  Batch(Shape q, std::span<const Source> sources, const Options& options, const M& mask, const Scores& scores,
+        std::span<const float> logits)
       : shape_(q), sources_(sources), options_(options), mask_(mask), scores_(scores) {
     check_shapes();
     check_sequences();
@@ -49,29 +70,48 @@ class Batch {
     check(options.lse.empty() || static_cast<Index>(options.lse.size()) == q.tokens * q.heads, "options.lse.size",
           options.lse.size(), q.tokens * q.heads);
     scores.check_heads(q.heads);
+    check(logits.empty() || std::ssize(logits) == q.heads, "sink logits heads", logits.size(), q.heads);
+    for (Index i = 0; i < sequences(); ++i) {
+      const Index rows = queries(i).size(), keys = source(i).keys(), at = first_query(rows, keys);
+      scores.check_extent({q.heads, i, {at, at + rows}, {options.first_key, options.first_key + keys}});
+    }
+    if constexpr (MaskBySite<M>) {
+      check(mask.heads() == 0 || mask.heads() == q.heads, "mask heads", mask.heads(), q.heads);
+      check(mask.sequences() == 0 || mask.sequences() == sequences(), "mask sequences", mask.sequences(), sequences());
+      for (Index i = 0; i < size(); ++i) masks_.push_back(mask.at(site(i)));
+    }
   }
 
-  Index size() const { return ragged() ? static_cast<Index>(options_.cumulative_queries.size()) - 1 : 1; }
+  Index size() const { return sequences() * parts(); }
   Index kv_heads() const { return sources_.empty() ? 1 : sources_[0].kv_heads(); }
   Index value_dim() const { return sources_.empty() ? 0 : sources_[0].value_dim(); }
-  Schedule schedule(Index sequence, Kernel wanted, Index workers) const {
-    const Shape q{queries(sequence).size(), shape_.heads, shape_.dim};
+  Schedule schedule(Index i, Kernel wanted, Index workers) const {
+    const Index sequence = site(i).sequence;
+    const Shape q{queries(sequence).size(), kByHead ? 1 : shape_.heads, shape_.dim};
     const Index keys = source(sequence).keys(), first = first_query(q.tokens, keys);
-    return {wanted, q, keys, kv_heads(), workers, first, row_period(mask_, first)};
+    return {wanted, q, keys, kByHead ? 1 : kv_heads(), workers, first, row_period(mask(i), first)};
   }
-  Problem<Source, M, Scores> operator[](Index sequence) const {
-    const Interval rows = queries(sequence);
-    const Source from = source(sequence);
+  Problem<Part, SiteMask, Scores> operator[](Index i) const {
+    const Site at = site(i);
+    const Interval rows = queries(at.sequence);
+    const Source from = source(at.sequence);
     const float scale = options_.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.dim))));
-    return {q_.slice(rows),
-            from,
-            mask_,
-            scores_,
-            sink_.slice(rows),
-            scale,
-            first_query(rows.size(), from.keys()),
-            options_.first_key,
-            options_.work};
+    const auto problem = [&](const QueryTensor& q, const Part& part, const RowSink& sink) {
+      return Problem<Part, SiteMask, Scores>{q.slice(rows),
+                                             part,
+                                             mask(i),
+                                             scores_,
+                                             sink.slice(rows),
+                                             scale,
+                                             first_query(rows.size(), from.keys()),
+                                             options_.first_key,
+                                             options_.work,
+                                             at};
+    };
+    if constexpr (kByHead)
+      return problem(q_.head(at.head), {from, at.head / (shape_.heads / kv_heads())}, sink_.head(at.head));
+    else
+      return problem(q_, from, sink_);
   }
 
   /// Where the data are: after the checks, so that nothing is touched before they pass.
@@ -83,6 +123,15 @@ class Batch {
 
  private:
   bool ragged() const { return !options_.cumulative_queries.empty(); }
+  Index sequences() const { return ragged() ? static_cast<Index>(options_.cumulative_queries.size()) - 1 : 1; }
+  Index parts() const { return kByHead ? shape_.heads : 1; }
+  Site site(Index i) const { return {i % parts(), i / parts()}; }
+  const SiteMask& mask(Index i) const {
+    if constexpr (MaskBySite<M>)
+      return masks_[static_cast<std::size_t>(i)];
+    else
+      return mask_;
+  }
   Interval queries(Index i) const {
     if (!ragged()) return {0, shape_.tokens};
     const auto at = static_cast<std::size_t>(i);
@@ -124,7 +173,7 @@ class Batch {
     }
     check_lengths("options.cumulative_queries", options_.cumulative_queries, shape_.tokens);
     if (options_.cumulative_keys.empty()) {
-      check(sources == size(), "sources.size", sources, size());
+      check(sources == sequences(), "sources.size", sources, sequences());
       return;
     }
     check(sources == 1, "sources.size", sources, "1 with cumulative_keys");
@@ -147,6 +196,7 @@ class Batch {
   const Options& options_;
   const M& mask_;
   const Scores& scores_;
+  std::vector<SiteMask> masks_;  // one for each problem, where they differ
   QueryTensor q_;
   RowSink sink_;
 };
@@ -168,10 +218,13 @@ class Batch {
 /// depend on the row's query, keys and policies only: not on threads, batch, pages or chunks. O(visible pairs) time,
 /// memory independent of queries and keys, and no allocation by a thread after its first task of a size (Naive: a few
 /// doubles a key, every row). What a policy or the executor throws comes back; `out` and LSE then hold anything.
-template <class Engine, Mask M, class Scores>
+template <class Engine, class M, class Scores>
+requires Mask<M> || MaskBySite<M>
 class Attention {
  public:
-  Attention(M mask, Scores scores) : mask_(std::move(mask)), scores_(std::move(scores)) {}
+  /// `logits`: a learned sink for each query head, or none.
+  Attention(M mask, Scores scores, std::vector<float> logits = {})
+      : mask_(std::move(mask)), scores_(std::move(scores)), logits_(std::move(logits)) {}
 
   template <class K = const float, class V = const float>
   void operator()(QueryTensor q, TensorView<K> keys, TensorView<V> values, OutputTensor out,
@@ -186,11 +239,11 @@ class Attention {
   /// A ragged batch of one source per sequence; queries as options.cumulative_queries says.
   template <KeyValueSource Source>
   void operator()(QueryTensor q, std::span<const Source> sources, OutputTensor out, const Options& options = {}) const {
-    detail::Batch batch(q.shape(), sources, options, mask_, scores_);
+    detail::Batch batch(q.shape(), sources, options, mask_, scores_, logits_);
     check(out.tokens == q.tokens, "out.tokens", out.tokens, q.tokens);
     check(out.heads == q.heads, "out.heads", out.heads, q.heads);
     check(sources.empty() || out.dim == batch.value_dim(), "out.dim", out.dim, batch.value_dim());
-    Engine::run(batch.with(q, {out, options.lse.data()}), options.executor, options.kernel);
+    Engine::run(batch.with(q, {out, options.lse.data(), nullptr, nullptr, logits_}), options.executor, options.kernel);
   }
 
   /// The same over some of the keys, to be merged with the result over others (see merge): give each its first_key, and
@@ -201,9 +254,10 @@ class Attention {
   }
   template <KeyValueSource Source>
   Partial partial(QueryTensor q, const Source& source, const Options& options = {}) const {
-    detail::Batch batch(q.shape(), std::span<const Source>(&source, 1), options, mask_, scores_);
+    detail::Batch batch(q.shape(), std::span<const Source>(&source, 1), options, mask_, scores_, logits_);
     Partial result(q.tokens, q.heads, source.value_dim());
     Engine::run(batch.with(q, result.sink()), options.executor, options.kernel);
+    result.logits = logits_;
     return result;
   }
 
@@ -218,7 +272,7 @@ class Attention {
   }
   template <KeyValueSource Source>
   Plan plan(Shape q, std::span<const Source> sources, const Options& options = {}) const {
-    detail::Batch batch(q, sources, options, mask_, scores_);
+    detail::Batch batch(q, sources, options, mask_, scores_, logits_);
     const TensorView<const float> queries{nullptr, q.tokens, q.heads, q.dim, 0, 0};
     const TensorView<float> out{nullptr, q.tokens, q.heads, 0, 0, 0};
     return Engine::plan(batch.with(queries, {out}), options.kernel, options.executor.workers());
@@ -227,37 +281,48 @@ class Attention {
  private:
   M mask_;
   Scores scores_;
+  std::vector<float> logits_;
 };
 
 namespace detail {
 template <class T>
+inline constexpr bool kIsMask = Mask<T> || MaskBySite<T>;
+template <class T>
 auto mask_of(T policy) {
-  if constexpr (Mask<T>)
+  if constexpr (kIsMask<T>)
     return std::tuple<T>(std::move(policy));
   else
     return std::tuple<>();
 }
 template <class T>
 auto score_of(T policy) {
-  if constexpr (Mask<T>)
-    return std::tuple<>();
-  else
+  if constexpr (ScoreFunction<T>)
     return std::tuple<T>(std::move(policy));
+  else
+    return std::tuple<>();
+}
+template <class T>
+void take_logits(std::vector<float>& logits, const T& policy) {
+  if constexpr (DenominatorLogits<T>) logits.assign(policy.logits().begin(), policy.logits().end());
 }
 }  // namespace detail
 
-/// Attention by an engine (Flash, or Naive for the definition) with at most one mask and any number of score functions,
-/// which run left to right, in any order. Without a mask every query sees every key.
+/// Attention by an engine (Flash, or Naive for the definition) with at most one mask, any number of score functions,
+/// which run left to right, and at most one set of learned sinks, in any order. Without a mask every query sees every
+/// key.
 template <class Engine = Flash, class... Policies>
 auto attention(Policies... policies) {
-  static_assert((... && (Mask<Policies> || ScoreFunction<Policies>)),
+  static_assert((... && (detail::kIsMask<Policies> || ScoreFunction<Policies> || DenominatorLogits<Policies>)),
                 "a policy is a mask or a score function: see core/concepts.hpp");
-  static_assert((0 + ... + (Mask<Policies> ? 1 : 0)) <= 1, "two masks: write a & b, or a | b");
+  static_assert((0 + ... + (detail::kIsMask<Policies> ? 1 : 0)) <= 1, "two masks: write a & b, or a | b");
+  static_assert((0 + ... + (DenominatorLogits<Policies> ? 1 : 0)) <= 1, "two sets of learned sinks: a head has one");
+  std::vector<float> logits;
+  (detail::take_logits(logits, policies), ...);
   auto mask = std::tuple_cat(detail::mask_of(policies)..., std::tuple<Full>());
   auto scores = std::apply([](auto... f) { return ScoreChain(std::move(f)...); },
                            std::tuple_cat(detail::score_of(std::move(policies))...));
   using M = std::tuple_element_t<0, decltype(mask)>;
-  return Attention<Engine, M, decltype(scores)>(std::get<0>(std::move(mask)), std::move(scores));
+  return Attention<Engine, M, decltype(scores)>(std::get<0>(std::move(mask)), std::move(scores), std::move(logits));
 }
 
 }  // namespace longspan::inline LONGSPAN_ISA

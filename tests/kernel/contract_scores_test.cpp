@@ -16,6 +16,15 @@ TEST(Contract, Lambda) {
   contract::hold("sinks | window, lambda", attention(Window{2060} | Sinks{4}, recency));
 }
 
+TEST(Contract, TemperaturesBiasesAndSinks) {
+  const auto bias = cases::normal(4 * 40000, 1), table = cases::normal(32 * 4, 2);
+  contract::hold("causal, temperatures, biases, alibi, learned sinks",
+                 attention(Causal{}, LogN{100}, TemperatureTuning{70, 0.3f}, RelativeBias({}, 4, table),
+                           AdditiveBias(bias, {.heads = 4, .keys = 40000}), SymmetricAlibi{4},
+                           SinkLogits({1.f, kMinusInfinity, 50.f, -3.f})),
+                 4);
+}
+
 // The distance of a query and a key is rounded once, also where it is beyond 2^24.
 TEST(Contract, AlibiFarAway) {
   const cases::Tensors t({40, 300, 2, 1, 16, 16});

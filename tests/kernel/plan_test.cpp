@@ -187,6 +187,20 @@ TEST(Plan, ExplainSaysTheNumbers) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   EXPECT_GT(plan.skipped_tiles, 0);
 
+  // the time that arithmetic takes, or memory
+  EXPECT_EQ(text.find("time"), std::string::npos);
+  EXPECT_EQ(plan.seconds({}), 0);
+  EXPECT_DOUBLE_EQ(plan.seconds({.flops = 2e9, .read_bandwidth = 1e30}), plan.tile_flops / 2e9);
+  EXPECT_DOUBLE_EQ(plan.seconds({.flops = 1e30, .read_bandwidth = 5e8}), plan.bytes / 5e8);
+  EXPECT_NE(plan.explain({.flops = 1e9, .read_bandwidth = 1e30}).find("ms, by arithmetic"), std::string::npos);
+  EXPECT_NE(plan.explain({.flops = 1e30, .read_bandwidth = 1e9}).find("ms, by memory"), std::string::npos);
+  EXPECT_GE(plan.tile_flops, plan.flops);
+  EXPECT_LE(plan.tile_flops,
+            2. * 256 * 4 * (kBlock * (kTileVectors * kLanes)) *
+                static_cast<double>(ceil_div(300, kTileVectors * kLanes) * ceil_div(1000 + 300, kBlock)));
+  const Plan dense = attention().plan({48, 4, 64}, t.k().slice({0, 640}), t.v().slice({0, 640}));
+  EXPECT_DOUBLE_EQ(dense.tile_flops, dense.flops);  // whole tiles of whole vectors (of 4, 8 or 16 lanes)
+
   const std::string none = attention().plan({0, 4, 64}, t.k(), t.v()).explain();
   EXPECT_NE(none.find("0 visible pairs"), std::string::npos) << none;
   EXPECT_EQ(none.find("nan"), std::string::npos) << none;

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <iostream>
+
+#include <longspan/score/additive_bias.hpp>
+#include <longspan/score/relative_bias.hpp>
 #include <longspan/score/scores.hpp>
+#include <longspan/score/temperature.hpp>
 #include <support/any_mask.hpp>
 #include <support/archetypes.hpp>
 #include <support/laws.hpp>
@@ -137,6 +142,93 @@ TEST(ScoreLanes, Alibi) {
         ASSERT_EQ(broken_score(alibi, q, k, head, scores, 0x1p-23, size), "") << heads << " heads, head " << head;
       }
   }
+}
+
+TEST(ScoreLanes, SymmetricAlibi) {
+  Random random(14);
+  const SymmetricAlibi alibi(8);
+  const std::vector<float> scores = random.spiky(16 * kLanes, 5e4f);
+  for (const auto& [q, k] : kPlaces) {
+    const double size = alibi.slope(1) * static_cast<double>(std::abs(q - k) + kLanes);
+    ASSERT_EQ(broken_score(alibi, q, k, 1, scores, 0x1p-23, size), "");
+  }
+}
+
+TEST(ScoreLanes, RelativeBias) {
+  Random random(15);
+  const std::vector<float> scores = random.gaussian(4 * kLanes, 3);
+  for (const bool bidirectional : {false, true})
+    for (const auto& [buckets, reach] : {std::pair<Index, Index>{32, 128}, {4, 3}, {64, 1000}}) {
+      const Index heads = 3;
+      const std::vector<float> table = random.gaussian(buckets * heads);
+      const RelativeBias bias({buckets, reach, bidirectional}, heads, table);
+      for (const Index k : {Index{0}, Index{2000}, Index{1} << 40})
+        for (Index d = -1200; d <= 1200; d += std::abs(d) < 200 ? 1 : 37)
+          ASSERT_EQ(broken_score(bias, std::max<Index>(k + d, -200), k, d & 1, scores, 0x1p-24, 0), "");
+    }
+  const RelativeBias one(1, 0, [](Index, Index d) { return d == 0 ? 2.f : 1.f; });
+  EXPECT_EQ(broken_score(one, 5, 5, 0, scores, 0x1p-24, 0), "");
+}
+
+TEST(ScoreLanes, AdditiveBias) {
+  Random random(16);
+  const Index far = Index{1} << 40;
+  const std::vector<float> scores = random.gaussian(2 * kLanes, 3), memory = random.gaussian(2 * 3 * 70 * 90);
+  for (const BiasShape& s : {BiasShape{2, 3, 70, 90}, BiasShape{2, 3, 70, 90, 1000, far}, BiasShape{1, 6, 70, 90},
+                             BiasShape{6, 1, 70, 90}, BiasShape{2, 3, 1, 70 * 90, 0, 7}, BiasShape{1, 1, 1, 37800}}) {
+    const AdditiveBias bias(memory, s);
+    for (Index row = 0; row + kLanes <= 70; row += 3)
+      for (Index column = 0; column + kLanes <= 90; column += 5)
+        ASSERT_EQ(broken_score(bias, s.first_query + row, s.first_key + column, s.heads - 1, scores, 0x1p-24, 0), "");
+  }
+  // Lanes that belong to nobody don't leave the table.
+  const std::vector<float> exact(memory.begin(), memory.begin() + 3 * 5);
+  const AdditiveBias small(exact, {.queries = 3, .keys = 5});
+  const auto got = [&](const auto& q, const auto& k, int lane) { return small(Lanes(1.f), q, k, Site{}).get(lane); };
+  for (const Index begin : {-40, -1, 0, 2})
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const Index row = begin + lane;
+      const float by_query = got(Position<Lanes>{begin, iota()}, one_place(4), lane);
+      const float by_key = got(one_place(2), Position<Lanes>{begin, iota()}, lane);
+      if (row >= 0 && row < 3) {
+        ASSERT_EQ(by_query, 1.f + exact[static_cast<std::size_t>(row * 5 + 4)]);
+      }
+      if (row >= 0 && row < 5) {
+        ASSERT_EQ(by_key, 1.f + exact[static_cast<std::size_t>(2 * 5 + row)]);
+      }
+    }
+}
+
+TEST(ScoreLanes, Temperatures) {
+  Random random(17);
+  const std::vector<float> scores = random.spiky(4 * kLanes, 5e4f);
+  for (const Index q : {Index{-3}, Index{0}, Index{1}, Index{60}, Index{4090}, Index{8180}, Index{8191}, Index{1000000},
+                        (Index{1} << 24) + 77, (Index{1} << 37) - 5, (Index{1} << 40) + 12345}) {
+    for (const Index trained : {2, 512, 4096, 1 << 30})
+      ASSERT_EQ(broken_score(LogN(trained), q, 5, 0, scores, 0x1p-21, 0), "") << trained;
+    for (const Index every : {64, 100, 8192})
+      for (const float strength : {0.f, 0.1f, 2.f})
+        ASSERT_EQ(broken_score(TemperatureTuning(every, strength), q, 5, 0, scores, 0x1p-21, 0), "") << every;
+  }
+  // At the border of a step, lane by lane, where float can't count any more.
+  for (const Index step : {1, 3000, 1 << 20}) {
+    const Index q = step * 8192 - 1 - kLanes / 2;
+    ASSERT_EQ(broken_score(TemperatureTuning(8192, 50.f), q, 5, 0, scores, 0x1p-21, 0), "") << step;
+  }
+}
+
+TEST(ScoreLanes, Logarithm) {
+  double worst = 0;
+  const auto at = [&](float x) {
+    const double wanted = std::log(static_cast<double>(x));
+    const double e = error_in_ulps(log(Lanes(x)).get(0), wanted);
+    worst = std::max(worst, std::abs(x - 1) < 0.3f ? 0 : e);
+    ASSERT_LE(e, 2) << x;
+  };
+  for (float x = 1.f; x < 3e38f; x *= 1.00037f) at(x);
+  for (int i = 1; i < 5000; ++i) at(static_cast<float>(i)), at(1 + static_cast<float>(i) * 0x1p-23f);
+  for (float x = 1.f; x > 2e-38f; x *= 0.9993f) at(x);
+  std::cout << "logarithm: " << worst << " ulp\n";
 }
 
 TEST(ScoreLanes, ForeignFunctions) {

@@ -60,6 +60,27 @@ TEST(MaskLaws, VerdictsAreExact) {
   }
 }
 
+/// Counts by formula, or by runs, against counting.
+TEST(MaskLaws, PairsAreCounted) {
+  Random random(77);
+  for (const Expression& e : joined(named(), table_masks(), pattern_masks(), user_masks()))
+    for (const Expression& m : {e, !e})
+      for (int i = 0; i < 60; ++i) {
+        const Index q = random.between(-30, 90), k = random.between(0, 90);
+        const Interval queries{q, q + random.between(0, 60)}, keys{k, k + random.between(0, 60)};
+        Index wanted = 0;
+        for (Index a = queries.begin; a < queries.end; ++a)
+          for (Index b = keys.begin; b < keys.end; ++b) wanted += m.sees(a, b);
+        ASSERT_EQ(count_pairs(m.mask, queries, keys), wanted) << m.name << show(queries) << show(keys);
+      }
+  // Far away, where a product of positions would overflow.
+  const Index far = Index{1} << 51;
+  EXPECT_EQ(Causal{}.pairs({far, far + 3}, {0, far + 3}), 3 * far + 6);
+  EXPECT_EQ(Causal{}.pairs({far, far + 1000}, {5, 1005}), 1000000);
+  EXPECT_EQ(Window{1 << 20}.pairs({far, far + 1000}, {0, far + 2000}), Index{1000} << 20);
+  EXPECT_EQ((!Window{1}).pairs({far, far + 10}, {far, far + 10}), 90);
+}
+
 TEST(MaskLaws, PairsExhaustively) {
   const auto hold = [](const std::vector<Expression>& all, const std::vector<Expression>& others) {
     for (const Expression& a : all)

@@ -60,6 +60,7 @@ class AnyMask {
   Interval some(Interval q, Index k) const { return self_->some(q, k); }
   Interval every(Interval q, Index k) const { return self_->every(q, k); }
   Index edge_after(Index q) const { return self_->edge_after(q); }
+  Index pairs(Interval q, Interval k) const { return self_->pairs(q, k); }
 
  private:
   struct Interface {
@@ -70,6 +71,7 @@ class AnyMask {
     virtual Interval some(Interval q, Index k) const = 0;
     virtual Interval every(Interval q, Index k) const = 0;
     virtual Index edge_after(Index q) const = 0;
+    virtual Index pairs(Interval q, Interval k) const = 0;
   };
   template <class M>
   struct Model final : Interface {
@@ -84,6 +86,7 @@ class AnyMask {
     Interval some(Interval q, Index k) const override { return mask.some(q, k); }
     Interval every(Interval q, Index k) const override { return mask.every(q, k); }
     Index edge_after(Index q) const override { return longspan::edge_after(mask, q); }
+    Index pairs(Interval q, Interval k) const override { return count_pairs(mask, q, k); }
     M mask;
   };
   AnyMask() = default;

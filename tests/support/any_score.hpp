@@ -26,34 +26,42 @@ class AnyScore {
 
   bool none() const { return !self_; }
   template <class Score, class Query, class Key>
-  Score operator()(const Score& score, const Query& q, const Key& k, Index head) const {
+  Score operator()(const Score& score, const Query& q, const Key& k, Site site) const {
     if constexpr (std::is_same_v<Score, double>)
-      return self_->exact(score, q, k, head);
+      return self_->exact(score, q, k, site);
     else if constexpr (std::is_same_v<Query, Position<Lanes>>)
-      return self_->queries_in_lanes(score, q, k, head);
+      return self_->queries_in_lanes(score, q, k, site);
     else
-      return self_->keys_in_lanes(score, q, k, head);
+      return self_->keys_in_lanes(score, q, k, site);
+  }
+  void check_extent(const Extent& extent) const {
+    if (self_) self_->check_extent(extent);
   }
 
  private:
   struct Interface {
     virtual ~Interface() = default;
-    virtual double exact(double score, ExactPosition q, ExactPosition k, Index head) const = 0;
+    virtual void check_extent(const Extent& extent) const = 0;
+    virtual double exact(double score, ExactPosition q, ExactPosition k, Site site) const = 0;
     virtual Lanes queries_in_lanes(const Lanes& score, const Position<Lanes>& q, const OnePlace& k,
-                                   Index head) const = 0;
-    virtual Lanes keys_in_lanes(const Lanes& score, const OnePlace& q, const Position<Lanes>& k, Index head) const = 0;
+                                   Site site) const = 0;
+    virtual Lanes keys_in_lanes(const Lanes& score, const OnePlace& q, const Position<Lanes>& k, Site site) const = 0;
   };
   template <class Chain>
   struct Model final : Interface {
     explicit Model(const Chain& c) : chain(c) {}
-    double exact(double score, ExactPosition q, ExactPosition k, Index head) const override {
-      return chain(score, q, k, head);
+    void check_extent(const Extent& extent) const override {
+      chain.check_heads(extent.heads);
+      chain.check_extent(extent);
     }
-    Lanes queries_in_lanes(const Lanes& score, const Position<Lanes>& q, const OnePlace& k, Index head) const override {
-      return chain(score, q, k, head);
+    double exact(double score, ExactPosition q, ExactPosition k, Site site) const override {
+      return chain(score, q, k, site);
     }
-    Lanes keys_in_lanes(const Lanes& score, const OnePlace& q, const Position<Lanes>& k, Index head) const override {
-      return chain(score, q, k, head);
+    Lanes queries_in_lanes(const Lanes& score, const Position<Lanes>& q, const OnePlace& k, Site site) const override {
+      return chain(score, q, k, site);
+    }
+    Lanes keys_in_lanes(const Lanes& score, const OnePlace& q, const Position<Lanes>& k, Site site) const override {
+      return chain(score, q, k, site);
     }
     Chain chain;
   };

@@ -86,7 +86,8 @@ struct Call {
   TensorView<const float> q, k, v;
   AnyMask mask;
   AnyScore scores = {};
-  Options options = {};  ///< scale, first_query, first_key
+  Options options = {};            ///< scale, first_query, first_key
+  std::vector<float> logits = {};  ///< learned sinks
 
   Contiguous<> contiguous() const { return {k, v}; }
   float scale() const { return options.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(q.dim)))); }
@@ -99,10 +100,31 @@ struct Call {
   Result by(const Source& source, Kernel kernel = Kernel::kAutomatic) const {
     Options o = options;
     o.kernel = kernel;
-    return scores.none() ? run(attention<Engine>(mask), q, source, o)
-                         : run(attention<Engine>(mask, scores), q, source, o);
+    return scores.none()
+               ? run(Attention<Engine, AnyMask, ScoreChain<>>(mask, ScoreChain<>(), logits), q, source, o)
+               : run(Attention<Engine, AnyMask, ScoreChain<AnyScore>>(mask, ScoreChain(scores), logits), q, source, o);
   }
   Result by_definition() const { return by<Naive>(contiguous()); }
+
+  /// By partial results over pieces of the keys that are merged, first to last.
+  template <class Engine>
+  Result by_parts(Index parts) const {
+    const auto merged = [&](const auto& attend) {
+      Partial whole(q.tokens, q.heads, v.dim);
+      for (Index i = 0; i < parts; ++i) {
+        const Interval keys{k.tokens * i / parts, k.tokens * (i + 1) / parts};
+        Options o = options;
+        o.first_query = position(0);
+        o.first_key += keys.begin;
+        whole = merge(whole, attend.partial(q, k.slice(keys), v.slice(keys), o));
+      }
+      Result r{nans(q.tokens * q.heads * v.dim), nans(q.tokens * q.heads)};
+      whole.finish(longspan::view(r.out, q.tokens, q.heads, v.dim), r.lse);
+      return r;
+    };
+    return scores.none() ? merged(Attention<Engine, AnyMask, ScoreChain<>>(mask, ScoreChain<>(), logits))
+                         : merged(Attention<Engine, AnyMask, ScoreChain<AnyScore>>(mask, ScoreChain(scores), logits));
+  }
 
   /// How large the scores of a row are.
   struct Scores {
@@ -122,7 +144,8 @@ struct Call {
         terms += std::abs(term);
       }
       const ExactPosition query{position(row)}, key{options.first_key + j};
-      s.largest = std::max({s.largest, std::abs(score), scores.none() ? 0 : std::abs(scores(score, query, key, head))});
+      s.largest =
+          std::max({s.largest, std::abs(score), scores.none() ? 0 : std::abs(scores(score, query, key, Site{head}))});
       s.largest_terms = std::max({s.largest_terms, s.largest, terms});
     }
     return s;

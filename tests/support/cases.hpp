@@ -234,7 +234,7 @@ struct Case {
       const float* k = t.k().row(key, kv_head);
       double dot = 0;
       for (Index d = 0; d < shape.head_dim; ++d) dot += static_cast<double>(q[d]) * static_cast<double>(k[d]);
-      const double score = chain(scale * dot, ls::ExactPosition{position}, ls::ExactPosition{key}, head);
+      const double score = chain(scale * dot, ls::ExactPosition{position}, ls::ExactPosition{key}, ls::Site{head});
       largest = std::max(largest, std::abs(score));
     }
     return largest;

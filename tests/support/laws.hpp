@@ -167,6 +167,8 @@ std::string broken_score(const F& f, Index q, Index k, Index head, const std::ve
   const auto call = [&](const auto& score, const auto& query, const auto& key) {
     if constexpr (std::invocable<const F&, double, ExactPosition, ExactPosition, Index>)
       return f(score, query, key, head);
+    else if constexpr (std::invocable<const F&, double, ExactPosition, ExactPosition, Site>)
+      return f(score, query, key, Site{head});
     else
       return f(score, query, key);
   };

@@ -2,6 +2,7 @@
 // The joints of the house. Policies are small values; kernels know these concepts and never a concrete policy.
 
 #include <concepts>
+#include <span>
 
 #include <longspan/core/index.hpp>
 #include <longspan/core/position.hpp>
@@ -37,13 +38,33 @@ Index edge_after(const M& mask, Index q) {
     return kUnbounded;
 }
 
-/// A change of the scaled score before the mask: f(score, query, key) or f(score, query, key, head); `query - key` is
-/// the distance in the score's own type. Called with doubles by the definition and with lanes by the kernels; as for
-/// masks, lanes may hold positions (and then scores) that belong to nobody, and calls come from several threads.
+/// A mask that is not the same for all rows of a call: at(site) is the Mask of the rows of that head and sequence. The
+/// front door takes it apart, so kernels and laws know masks only. heads() and sequences() say how many it is made for
+/// (0: any number); kByHead whether heads differ. (See mask/by_site.hpp.)
+template <class F>
+concept MaskBySite = std::copyable<F> && !Mask<F> && requires(const F& family, Site site) {
+  { family.at(site) } -> Mask;
+  { family.heads() } -> std::same_as<Index>;
+  { family.sequences() } -> std::same_as<Index>;
+  { F::kByHead } -> std::convertible_to<bool>;
+};
+
+/// A change of the scaled score before the mask: f(score, query, key), f(score, query, key, Index head) or
+/// f(score, query, key, Site); `query - key` is the distance in the score's own type. Called with doubles by the
+/// definition and with lanes of neighbours by the kernels; as for masks, lanes may hold positions (and then scores)
+/// that belong to nobody, and calls come from several threads. A function that is made for some heads only has
+/// `heads()`; one with a table has `check_extent(Extent)`, which throws where it does not cover a sequence of the call.
 template <class F>
 concept ScoreFunction =
     std::copy_constructible<F> && !Mask<F> && (std::invocable<const F&, double, ExactPosition, ExactPosition> ||
-                                               std::invocable<const F&, double, ExactPosition, ExactPosition, Index>);
+                                               std::invocable<const F&, double, ExactPosition, ExactPosition, Index> ||
+                                               std::invocable<const F&, double, ExactPosition, ExactPosition, Site>);
+
+/// One more logit for each head in the denominator of its rows, without a key or a value: `logits()`, natural.
+template <class L>
+concept DenominatorLogits = std::copyable<L> && requires(const L& policy) {
+  { policy.logits() } -> std::convertible_to<std::span<const float>>;
+};
 
 /// A run of neighbouring keys and their values in the place where they are stored: keys in rows (dim_stride 1) or
 /// dimension-major (key_stride key_pack), values in rows. Packs interleave neighbours in a sum, dims of a key and keys

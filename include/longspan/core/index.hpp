@@ -40,6 +40,20 @@ constexpr Interval run_from(Index from, Index begin, Index end) {
 
 constexpr Interval intersect(Interval a, Interval b) { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
 
+/// Which rows a policy is asked about, where it does not treat all alike.
+struct Site {
+  Index head = 0;      ///< query head of the call
+  Index sequence = 0;  ///< of a batch
+};
+
+/// One sequence of a call, as policies with tables check that they cover it.
+struct Extent {
+  Index heads = 0;  ///< of queries
+  Index sequence = 0;
+  Interval queries;  ///< positions
+  Interval keys;
+};
+
 constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
 }  // namespace longspan::inline LONGSPAN_ISA

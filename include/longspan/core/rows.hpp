@@ -42,6 +42,14 @@ class AnyTensor {
     return part;
   }
 
+  /// One of the heads.
+  AnyTensor head(Index h) const {
+    AnyTensor part = *this;
+    part.heads = 1;
+    visit([&](auto data) { part.data_ = data + h * head_stride_; });
+    return part;
+  }
+
   /// The row's elements, each multiplied by `scale`.
   void read(Index token, Index head, float scale, float* to) const requires Const {
     visit([&](auto data) { convert(data + at(token, head), dim, to, scale); });

@@ -41,6 +41,7 @@ inline constexpr bool kInLanes<Position<Lanes>> = true;
 
 /// Where a position is; of lanes, which are neighbours, where the first is.
 LONGSPAN_INLINE Index place(Index at) { return at; }
+LONGSPAN_INLINE Index place(ExactPosition at) { return at.value; }
 LONGSPAN_INLINE Index place(const Position<float>& at) { return at.base + static_cast<Index>(at.offset); }
 LONGSPAN_INLINE Index place(const Position<Lanes>& at) { return at.base + static_cast<Index>(at.offset.get(0)); }
 

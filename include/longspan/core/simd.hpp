@@ -129,6 +129,28 @@ LONGSPAN_INLINE Lanes tanh(const Lanes& x) {
 }
 inline double tanh(double x) { return std::tanh(x); }
 
+/// The natural logarithm of a normal number > 0, within 2 ulp. (As for tanh: the bits are fixed here. The polynomial is
+/// Cephes' logf.)
+LONGSPAN_INLINE Lanes log(const Lanes& x) {
+  xsimd::batch<std::int32_t> whole;
+  const Lanes half = xsimd::frexp(x, whole);  // in [1/2, 1)
+  const xsimd::batch_bool<float> low = half < Lanes(0.707106781186547524f);
+  const Lanes exponent = xsimd::to_float(whole) - xsimd::select(low, Lanes(1.f), Lanes(0.f));
+  const Lanes m = xsimd::select(low, half + half, half) - Lanes(1.f), z = m * m;
+  Lanes p(7.0376836292e-2f);
+  p = fma(p, m, Lanes(-1.1514610310e-1f));
+  p = fma(p, m, Lanes(1.1676998740e-1f));
+  p = fma(p, m, Lanes(-1.2420140846e-1f));
+  p = fma(p, m, Lanes(1.4249322787e-1f));
+  p = fma(p, m, Lanes(-1.6668057665e-1f));
+  p = fma(p, m, Lanes(2.0000714765e-1f));
+  p = fma(p, m, Lanes(-2.4999993993e-1f));
+  p = fma(p, m, Lanes(3.3333331174e-1f));
+  const Lanes small = fma(exponent, Lanes(-2.12194440e-4f), fma(p * m, z, Lanes(0.f)));
+  return fma(exponent, Lanes(0.693359375f), m + fma(Lanes(-0.5f), z, small));
+}
+inline double log(double x) { return std::log(x); }
+
 /// Calls f(integral_constant 0 … N-1), unrolled before inlining: accumulators indexed any other way stay in memory.
 template <int N, class F>
 LONGSPAN_INLINE void unroll(F&& f) {

@@ -76,10 +76,17 @@ struct Flash {
     const Interval keys = problem.keys();
     const Index blocks = keys.empty() ? 0 : ceil_div(keys.end, kBlock) - keys.begin / kBlock;
     const Index walks = schedule.walks();  // the mask is the same for all heads
+    const bool wide = schedule.kernel == Kernel::kWide;
+    const double per_pair = 2 * static_cast<double>(problem.source.head_dim() + problem.source.value_dim()) *
+                            static_cast<double>(problem.q.heads);
     for (Index task = 0; task < schedule.row_tasks(); ++task) {
       Work work;
-      for_each_tile(problem.mask, problem.positions(schedule[task].rows), keys,
-                    [&](const Tile& tile, const Tile&) { work.count(tile); });
+      const Index rows = schedule[task].rows.size(), row_step = wide ? kLanes : 1, key_step = wide ? 1 : kLanes;
+      for_each_tile(problem.mask, problem.positions(schedule[task].rows), keys, [&](const Tile& tile, const Tile&) {
+        work.count(tile);
+        plan.tile_flops += per_pair * static_cast<double>(ceil_div(rows, row_step) * row_step *
+                                                          ceil_div(tile.keys.size(), key_step) * key_step);
+      });
       plan.full_tiles += work.full_tiles * walks;
       plan.partial_tiles += work.partial_tiles * walks;
       plan.skipped_tiles += (blocks - work.full_tiles - work.partial_tiles) * walks;

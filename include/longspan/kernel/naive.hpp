@@ -2,7 +2,7 @@
 // The definition of attention, as it stands in the papers: every query against every key it may see, in double.
 //
 //   s_j = scores(scale · q·k_j)        for the keys j that the mask allows
-//   out = Σ_j exp(s_j − LSE) v_j       with LSE = log Σ_j exp(s_j)
+//   out = Σ_j exp(s_j − LSE) v_j       with LSE = log Σ_j exp(s_j), and a head's learned sink in that sum
 //
 // Cost: O(queries · keys · (head_dim + value_dim)) and one double per key. It exists to be read and to be compared
 // with.
@@ -41,7 +41,7 @@ void naive_row(const P& problem, Index row, Index head) {
     dot *= static_cast<double>(run.scale_of_key(i));
     double& s = score[static_cast<std::size_t>(j)];
     s = problem.scores(static_cast<double>(problem.scale) * dot, ExactPosition{query},
-                       ExactPosition{problem.first_key + j}, head);
+                       ExactPosition{problem.first_key + j}, problem.site(head));
     if (!(s <= max)) max = s;
   });
   const bool unseen = max == -std::numeric_limits<double>::infinity();
@@ -59,7 +59,8 @@ void naive_row(const P& problem, Index row, Index head) {
   constexpr double kPerLog2 = 1.44269504088896340736;
   const float top = static_cast<float>(max * kPerLog2);
   const double rest = unseen ? 0 : std::exp2(max * kPerLog2 - static_cast<double>(top));
-  const double factor = problem.sink.max || unseen ? rest : 1 / sum;
+  const double sink = problem.sink.logit(head);  // one more term of the denominator
+  const double factor = problem.sink.max || unseen ? rest : 1 / (sum + std::exp(sink - max));
   std::vector<float> normalised(out.size());
   for (std::size_t d = 0; d < out.size(); ++d) normalised[d] = static_cast<float>(out[d] * factor);
   problem.sink.rows.write(row, head, normalised.data());

@@ -118,7 +118,7 @@ class NarrowKernel {
   void store_rows(float* state) const {
     for (Index i = 0; i < queries_; ++i) {
       const float sum = sums(state)[i];
-      const Lanes factor = p_.sink.factor(Lanes(sum));
+      const Lanes factor = p_.sink.factor(head(i), Lanes(maxima(state)[i]), Lanes(sum));
       float* value = values(state) + i * padded_;
       for (Index d = 0; d < padded_; d += kLanes) store(value + d, fma(load(value + d), factor, Lanes(0.f)));
       p_.sink.rows.write(row(i), head(i), value);

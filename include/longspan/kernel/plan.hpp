@@ -1,12 +1,20 @@
 #pragma once
 // What a call will do, counted without doing it: from the same schedule and the same tiles that the kernels walk.
 
+#include <algorithm>
 #include <sstream>
 #include <string>
 
+#include <longspan/core/pairs.hpp>
 #include <longspan/kernel/problem.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
+
+/// What a machine can do at most, as measured by the caller (with as many threads as the call gets); 0: not known.
+struct MachineLimits {
+  double flops = 0;           ///< of float multiply-adds, a second (two for each)
+  double read_bandwidth = 0;  ///< bytes a second
+};
 
 /// Counts are over all sequences and query heads of the call.
 struct Plan {
@@ -18,12 +26,20 @@ struct Plan {
   Index skipped_tiles = 0;  ///< … and that are never visited
   Index pairs = 0;          ///< (query, key) pairs that the mask lets see each other, exactly
   double flops = 0;         ///< of the visible pairs: 2 · pairs · (head_dim + value_dim)
+  double tile_flops = 0;    ///< of what is computed: all pairs of the tiles that are visited, in whole vectors
   double bytes = 0;         ///< queries, output, and keys and values that some query may see (by the mask's runs), once
   Index scratch_bytes = 0;  ///< of each worker; a decode split over threads holds some more states of its rows
   Index tasks = 0;          ///< what can run at the same time (key splits of a decode not counted)
 
-  /// A few lines of text for people.
-  std::string explain() const {
+  /// The time below which no call comes on such a machine: for its arithmetic or for reading its bytes, whichever takes
+  /// longer; 0 where limits are not known. (Flash reaches most of either: see the README.)
+  double seconds(const MachineLimits& limits) const {
+    const auto at_least = [](double amount, double rate) { return rate > 0 ? amount / rate : 0.; };
+    return std::max(at_least(std::max(flops, tile_flops), limits.flops), at_least(bytes, limits.read_bandwidth));
+  }
+
+  /// A few lines of text for people; with limits also how long it takes at least.
+  std::string explain(const MachineLimits& limits = {}) const {
     std::ostringstream text;
     const auto tiles = static_cast<double>(full_tiles + partial_tiles + skipped_tiles);
     const auto share = [&](Index part) { return tiles > 0 ? 100 * static_cast<double>(part) / tiles : 0.; };
@@ -33,36 +49,21 @@ struct Plan {
          << share(partial_tiles) << "%), " << skipped_tiles << " skipped (" << share(skipped_tiles) << "%)\n"
          << "work: " << pairs << " visible pairs, " << flops / 1e9 << " GFLOP, " << bytes / 1e6 << " MB at least, "
          << scratch_bytes / 1024 << " KiB scratch a worker\n";
+    if (const double least = seconds(limits); least > 0) {
+      const bool arithmetic = limits.flops > 0 && std::max(flops, tile_flops) / limits.flops >= least;
+      text << "time: at least " << least * 1e3 << " ms, by " << (arithmetic ? "arithmetic" : "memory") << '\n';
+    }
     return text.str();
   }
 };
 
-/// Exactly how many keys of `keys` the query at `position` sees. O(runs) where the mask's readings agree.
-template <Mask M>
-Index count_visible(const M& mask, Index position, Interval keys) {
-  const Interval query{position, position + 1};
-  Index count = 0;
-  for (Index k = keys.begin; k < keys.end;) {
-    const Interval some = intersect(mask.some(query, k), keys), every = intersect(mask.every(query, k), keys);
-    if (some.empty()) break;
-    const Index doubtful = every.empty() ? some.end : std::min(some.end, every.begin);
-    for (k = some.begin; k < doubtful; ++k) count += mask.allows(position, k) ? 1 : 0;
-    if (k == every.begin && !every.empty()) {
-      count += every.size();
-      k = every.end;
-    }
-  }
-  return count;
-}
-
-/// Adds what one problem is, whatever engine solves it. O(queries · runs).
+/// Adds what one problem is, whatever engine solves it. O(queries · runs), or less where the mask has a formula.
 template <class P>
 void count_problem(Plan& plan, const P& problem) {
   const Interval keys = problem.keys(), queries = problem.positions({0, problem.q.tokens});
   const Index dims = problem.source.head_dim() + problem.source.value_dim(), heads = problem.q.heads;
 
-  Index pairs = 0;
-  for (Index q = queries.begin; q < queries.end; ++q) pairs += count_visible(problem.mask, q, keys);
+  const Index pairs = count_pairs(problem.mask, queries, keys);
   plan.pairs += pairs * heads;
   plan.flops += 2 * static_cast<double>(pairs * heads) * static_cast<double>(dims);
 

@@ -1,13 +1,16 @@
 #pragma once
 // What a kernel is given: views, policies, and a sink for finished rows. One sequence, one problem.
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 #include <tuple>
 
 #include <longspan/core/concepts.hpp>
 #include <longspan/core/rows.hpp>
 #include <longspan/core/simd.hpp>
 #include <longspan/core/view.hpp>
+#include <longspan/kernel/merged.hpp>
 #include <longspan/kernel/tiles.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -24,26 +27,36 @@ class ScoreChain {
   explicit ScoreChain(F... functions) : functions_(functions...) {}
 
   template <class Score, class Query, class Key>
-  LONGSPAN_INLINE Score operator()(Score score, const Query& query, const Key& key, Index head) const {
-    std::apply([&](const F&... f) LONGSPAN_LAMBDA { ((score = one(f, score, query, key, head)), ...); }, functions_);
+  LONGSPAN_INLINE Score operator()(Score score, const Query& query, const Key& key, Site site) const {
+    std::apply([&](const F&... f) LONGSPAN_LAMBDA { ((score = one(f, score, query, key, site)), ...); }, functions_);
     return score;
   }
   /// Throws when a function that is made for a number of heads meets another.
   void check_heads(Index heads) const {
     std::apply([&](const F&... f) { (check_one(f, heads), ...); }, functions_);
   }
+  /// Throws when the table of a function does not cover this sequence.
+  void check_extent(const Extent& extent) const {
+    std::apply([&](const F&... f) { (check_one(f, extent), ...); }, functions_);
+  }
 
  private:
   template <class G, class Score, class Query, class Key>
-  static LONGSPAN_INLINE Score one(const G& f, const Score& s, const Query& query, const Key& key, Index head) {
+  static LONGSPAN_INLINE Score one(const G& f, const Score& s, const Query& query, const Key& key, Site site) {
     if constexpr (std::is_invocable_v<const G&, Score, Query, Key, Index>)
-      return f(s, query, key, head);
+      return f(s, query, key, site.head);
+    else if constexpr (std::is_invocable_v<const G&, Score, Query, Key, Site>)
+      return f(s, query, key, site);
     else
       return f(s, query, key);
   }
   template <class G>
   static void check_one(const G& f, Index heads) {
     if constexpr (requires { f.heads(); }) check(f.heads() == heads, "score function heads", f.heads(), heads);
+  }
+  template <class G>
+  static void check_one(const G& f, const Extent& extent) {
+    if constexpr (requires { f.check_extent(extent); }) f.check_extent(extent);
   }
   std::tuple<F...> functions_;
 };
@@ -54,28 +67,51 @@ struct RowSink {
   float* lse = nullptr;  ///< [queries, heads] or null: natural logarithm of the softmax denominator
   float* max = nullptr;  ///< [queries, heads]: not null for states, which are not normalised; in units of log 2
   float* sum = nullptr;
+  std::span<const float> logits = {};  ///< [heads] or empty: a learned sink for each head, natural
+  Index stride = rows.heads;           ///< from one query to the next of lse, max and sum
 
-  /// What a row of values is multiplied by: 1 / sum, or 0 for a row that saw nothing.
-  LONGSPAN_INLINE Lanes factor(const Lanes& row_sum) const {
+  /// What rows of a head are multiplied by: 1 / denominator, or 0 for a row that saw nothing.
+  LONGSPAN_INLINE Lanes factor(Index head, const Lanes& row_max, const Lanes& row_sum) const {
     if (max) return Lanes(1.f);
-    return xsimd::select(row_sum == Lanes(0.f), Lanes(0.f), Lanes(1.f) / row_sum);
+    Lanes numerator(1.f), denominator = row_sum;
+    if (!logits.empty()) {  // the sink is a state without a value, and enters as all states do
+      const Lanes logit = fma(Lanes(logits[static_cast<std::size_t>(head)]), Lanes(kLog2e), Lanes(0.f));
+      const Merged<Lanes> both(row_max, row_sum, logit, Lanes(1.f));
+      numerator = both.of_a, denominator = both.sum;
+    }
+    return xsimd::select(row_sum == Lanes(0.f), Lanes(0.f), numerator / denominator);
   }
   void finish(Index query, Index head, double row_max, double row_sum) const {
-    const Index at = query * rows.heads + head;
+    const Index at = query * stride + head;
     if (max) {
       max[at] = static_cast<float>(row_max);
       sum[at] = static_cast<float>(row_sum);
     }
-    if (lse) lse[at] = log_sum_exp(row_max, row_sum);
+    if (lse) lse[at] = log_sum_exp(row_max, row_sum, logit(head));
+  }
+  /// −inf where there is none.
+  double logit(Index head) const {
+    return logits.empty() ? static_cast<double>(kMinusInfinity)
+                          : static_cast<double>(logits[static_cast<std::size_t>(head)]);
   }
   /// The rows of `queries`, of a batch.
-  RowSink slice(Interval queries) const {
-    const auto from = [&](float* p) { return p ? p + queries.begin * rows.heads : p; };
-    return {rows.slice(queries), from(lse), from(max), from(sum)};
+  RowSink slice(Interval queries) const { return moved(rows.slice(queries), queries.begin * stride, logits); }
+  /// The rows of one head.
+  RowSink head(Index h) const {
+    return moved(rows.head(h), h, logits.empty() ? logits : logits.subspan(static_cast<std::size_t>(h), 1));
   }
-  /// Natural, from a maximum in units of log 2; -inf for a row that saw nothing.
-  static float log_sum_exp(double max, double sum) {
-    return sum == 0 ? kMinusInfinity : static_cast<float>((max + std::log2(sum)) * 0.6931471805599453094);
+  /// Natural, of a row's state, whose maximum is in units of log 2, and a logit; -inf for a row that saw nothing.
+  static float log_sum_exp(double max, double sum, double logit) {
+    const double row = sum == 0 ? static_cast<double>(kMinusInfinity) : (max + std::log2(sum)) * 0.6931471805599453094;
+    if (!(logit > static_cast<double>(kMinusInfinity))) return static_cast<float>(row);
+    const double top = std::max(row, logit);
+    return static_cast<float>(top + std::log1p(std::exp(std::min(row, logit) - top)));
+  }
+
+ private:
+  RowSink moved(OutputTensor to, Index by, std::span<const float> sinks) const {
+    const auto from = [by](float* p) { return p ? p + by : p; };
+    return {to, from(lse), from(max), from(sum), sinks, stride};
   }
 };
 
@@ -95,6 +131,7 @@ struct Problem {
   Index first_query;
   Index first_key;
   Work* work = nullptr;  ///< where what was done is added up, or null
+  Site first = {};       ///< what policies know as head 0 of this sequence
 
   Index group() const { return q.heads / source.kv_heads(); }
   Interval keys() const { return {first_key, first_key + source.keys()}; }
@@ -118,7 +155,7 @@ struct Problem {
     }
   }
 
-  static constexpr float kLog2e = 1.44269504088896340736f;
+  Site site(Index head) const { return {first.head + head, first.sequence}; }
 };
 
 /// Score functions and mask on one vector of scores, query or key in lanes.
@@ -126,7 +163,8 @@ template <class P, class Query, class Key>
 LONGSPAN_INLINE Lanes finish_scores(const P& problem, Lanes score, const Query& query, const Key& key, Index head,
                                     bool full) {
   // fma: a plain product may be contracted with what the caller does next, in one kernel and not in the other
-  if constexpr (!P::Scores::kEmpty) score = fma(problem.scores(score, query, key, head), Lanes(P::kLog2e), Lanes(0.f));
+  if constexpr (!P::Scores::kEmpty)
+    score = fma(problem.scores(score, query, key, problem.site(head)), Lanes(kLog2e), Lanes(0.f));
   if (!full) {
     const xsimd::batch_bool<float> seen(truth(problem.mask.allows(query, key)).value);
     score = xsimd::select(seen, score, Lanes(kMinusInfinity));

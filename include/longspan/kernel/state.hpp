@@ -7,37 +7,10 @@
 
 #include <longspan/core/simd.hpp>
 #include <longspan/core/view.hpp>
+#include <longspan/kernel/merged.hpp>
 #include <longspan/kernel/problem.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
-
-/// How two states combine: factors for the values of each, new max and sum. Max is in units of log 2.
-template <class T>
-struct Merged {
-  T max, sum, of_a, of_b;
-
-  /// Identity: (-inf, 0, zeros) on either side leaves the other exactly as it is.
-  LONGSPAN_INLINE Merged(const T& max_a, const T& sum_a, const T& max_b, const T& sum_b)
-      : max(larger(max_a, max_b)), of_a(exp2(max_a - finite(max))), of_b(exp2(max_b - finite(max))) {
-    sum = fma(sum_b, of_b, sum_a * of_a);
-  }
-
-  /// The maximum, or 0 where a row has seen nothing: -inf - -inf would be NaN.
-  static LONGSPAN_INLINE T finite(const T& m) {
-    if constexpr (std::is_same_v<T, float>)
-      return m == kMinusInfinity ? 0.f : m;
-    else
-      return xsimd::select(m == T(kMinusInfinity), T(0.f), m);
-  }
-
- private:
-  static LONGSPAN_INLINE T larger(const T& a, const T& b) {
-    if constexpr (std::is_same_v<T, float>)
-      return a > b ? a : b;  // as the vector instruction does: b where either is NaN
-    else
-      return xsimd::max(a, b);
-  }
-};
 
 /// a ← merge(a, b) over one row of values. O(value_dim).
 inline void merge_row(float& max, float& sum, float* values, float max_b, float sum_b, const float* values_b,
@@ -59,6 +32,7 @@ struct Partial {
   std::vector<float> max;     ///< [queries, heads], the largest score in units of log 2; -inf where nothing was seen
   std::vector<float> sum;     ///< [queries, heads]
   std::vector<float> values;  ///< [queries, heads, value_dim]
+  std::vector<float> logits;  ///< [heads] or empty: learned sinks, which enter once, in finish()
 
   /// The identity of merge. Throws std::invalid_argument on a negative count.
   Partial(Index queries_, Index heads_, Index value_dim_) : queries(queries_), heads(heads_), value_dim(value_dim_) {
@@ -92,29 +66,35 @@ struct Partial {
   }
 
   /// Normalised rows into `out` [queries, heads, value_dim] and, where not empty, natural LSE into `lse` [queries,
-  /// heads]. Throws std::invalid_argument on another shape.
+  /// heads], learned sinks included. Throws std::invalid_argument on another shape.
   void finish(TensorView<float> out, std::span<float> lse = {}) const {
     check(out.tokens == queries, "out.tokens", out.tokens, queries);
     check(out.heads == heads, "out.heads", out.heads, heads);
     check(out.dim == value_dim, "out.dim", out.dim, value_dim);
     check(lse.empty() || lse.size() == max.size(), "lse.size", lse.size(), max.size());
+    RowSink sinks;
+    sinks.logits = logits;
     for (Index i = 0; i < queries * heads; ++i) {
       const auto at = static_cast<std::size_t>(i);
-      const float factor = RowSink{}.factor(Lanes(sum[at])).get(0);
+      const float factor = sinks.factor(i % heads, Lanes(max[at]), Lanes(sum[at])).get(0);
       const float* from = values.data() + i * value_dim;
       float* to = out.row(i / heads, i % heads);
       for (Index d = 0; d < value_dim; ++d) to[d] = fma(from[d], factor, 0.f);
-      if (!lse.empty()) lse[at] = RowSink::log_sum_exp(static_cast<double>(max[at]), static_cast<double>(sum[at]));
+      if (!lse.empty())
+        lse[at] =
+            RowSink::log_sum_exp(static_cast<double>(max[at]), static_cast<double>(sum[at]), sinks.logit(i % heads));
     }
   }
 };
 
 /// The state over the keys of both. Associative and commutative up to rounding, with an exact identity. Throws
-/// std::invalid_argument when the shapes differ. O(queries · heads · value_dim).
+/// std::invalid_argument when the shapes differ, or learned sinks that both have. O(queries · heads · value_dim).
 inline Partial merge(Partial a, const Partial& b) {
   check(a.queries == b.queries, "merge.queries", b.queries, a.queries);
   check(a.heads == b.heads, "merge.heads", b.heads, a.heads);
   check(a.value_dim == b.value_dim, "merge.value_dim", b.value_dim, a.value_dim);
+  if (a.logits.empty()) a.logits = b.logits;
+  check(b.logits.empty() || a.logits == b.logits, "merge.logits", "other sinks", "the same in both");
   for (std::size_t i = 0, dim = static_cast<std::size_t>(a.value_dim); i < a.max.size(); ++i)
     merge_row(a.max[i], a.sum[i], &a.values[i * dim], b.max[i], b.sum[i], &b.values[i * dim], a.value_dim);
   return a;

@@ -283,7 +283,7 @@ class WideKernel {
   void store_rows() {
     alignas(64) float max[kRows], sum[kRows];
     for (int i = 0; i < vectors_; ++i) {
-      const Lanes factor = p_.sink.factor(total_sum_[i]);
+      const Lanes factor = p_.sink.factor(head_, total_max_[i], total_sum_[i]);
       for (Index d = 0; d < value_dim_; ++d) {
         float* at = total_value_ + d * kRows + i * kLanes;
         fma(Lanes::load_aligned(at), factor, Lanes(0.f)).store_aligned(at);  // + 0: a zero is +0 in both kernels

@@ -11,6 +11,7 @@
 
 #include <longspan/core/concepts.hpp>
 #include <longspan/core/interval_algebra.hpp>
+#include <longspan/core/pairs.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
@@ -98,6 +99,8 @@ struct Not {
   LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return !truth(mask.allows(q, k)); }
   Interval some(Interval q, Index k) const { return next_of_complement(detail::every_of(mask, q), k); }
   Interval every(Interval q, Index k) const { return next_of_complement(detail::some_of(mask, q), k); }
+  Index pairs(Interval q, Interval keys) const requires requires { mask.pairs(q, keys); }
+  { return pairs_of(q, keys) - mask.pairs(q, keys); }
   Index edge_after(Index q) const { return longspan::edge_after(mask, q); }
 };
 

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include <longspan/core/concepts.hpp>
+#include <longspan/core/pairs.hpp>
 #include <longspan/core/runs.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -40,6 +41,11 @@ class Spans {
   Interval every(Interval q, Index k) const {
     const Interval span = run_around(*spans_, q.begin);
     return span.contains(q) ? run_from(k, span.begin, span.end) : kNoRun;
+  }
+  Index pairs(Interval q, Interval keys) const {
+    Index count = 0;
+    for (const Interval span : *spans_) count += pairs_of(intersect(q, span), intersect(keys, span));
+    return count;
   }
   Index edge_after(Index q) const {
     const Interval next = next_run(*spans_, q);

@@ -1,11 +1,13 @@
 #pragma once
 // The basic masks. Each says three things: `allows(q, k)`, the definition (on Index or on lanes); `some`, the next run
 // of keys that some query of a range may see; `every`, the next run that every query of the range sees. `some` may be
-// too wide and `every` too narrow, never the reverse.
+// too wide and `every` too narrow, never the reverse. `pairs`, where there is a formula, counts what is seen of queries
+// × keys, for plan().
 
 #include <longspan/core/check.hpp>
 #include <longspan/core/concepts.hpp>
 #include <longspan/core/index.hpp>
+#include <longspan/core/pairs.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
@@ -14,6 +16,7 @@ struct Full {
   static constexpr bool allows(const auto&, const auto&) { return true; }
   Interval some(Interval, Index k) const { return run_from(k, 0, kUnbounded); }
   Interval every(Interval, Index k) const { return run_from(k, 0, kUnbounded); }
+  Index pairs(Interval q, Interval keys) const { return pairs_of(q, keys); }
 };
 
 /// k <= q.
@@ -21,6 +24,7 @@ struct Causal {
   LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return k <= q; }
   Interval some(Interval q, Index k) const { return run_from(k, 0, q.end); }
   Interval every(Interval q, Index k) const { return run_from(k, 0, q.begin + 1); }
+  Index pairs(Interval q, Interval keys) const { return pairs_until(q, keys, 0); }
 };
 
 /// The `width` keys q-width+1 … q, the query's own among them. (flashinfer's window_left is width - 1.)
@@ -49,6 +53,9 @@ class Window {
   LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return (k <= q + right_) & (k >= q - left_); }
   Interval some(Interval q, Index k) const { return run_from(k, first(q.begin), q.end + right_); }
   Interval every(Interval q, Index k) const { return run_from(k, first(q.end - 1), q.begin + 1 + right_); }
+  Index pairs(Interval q, Interval keys) const {
+    return pairs_until(q, keys, right_) - pairs_until(q, keys, -left_ - 1);
+  }
 
  private:
   Index first(Index query) const { return std::max<Index>(0, query - left_); }
@@ -64,6 +71,7 @@ class Sinks {
   LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return (k < count_) & (k <= q); }
   Interval some(Interval q, Index k) const { return run_from(k, 0, std::min(count_, q.end)); }
   Interval every(Interval q, Index k) const { return run_from(k, 0, std::min(count_, q.begin + 1)); }
+  Index pairs(Interval q, Interval keys) const { return pairs_until(q, intersect(keys, {0, count_}), 0); }
 
  private:
   Index count_;
@@ -78,6 +86,9 @@ class Prefix {
   LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return (k < length_) | (k <= q); }
   Interval some(Interval q, Index k) const { return run_from(k, 0, std::max(length_, q.end)); }
   Interval every(Interval q, Index k) const { return run_from(k, 0, std::max(length_, q.begin + 1)); }
+  Index pairs(Interval q, Interval keys) const {
+    return pairs_of(q, intersect(keys, {0, length_})) + pairs_until(q, intersect(keys, {length_, kUnbounded}), 0);
+  }
 
  private:
   Index length_;

@@ -18,6 +18,10 @@ class GlobalTokens {
   LONGSPAN_INLINE auto allows(const auto& q, const auto& k) const { return (k < count_) | (q < count_); }
   Interval some(Interval q, Index k) const { return run_from(k, 0, q.begin < count_ ? kUnbounded : count_); }
   Interval every(Interval q, Index k) const { return run_from(k, 0, q.end <= count_ ? kUnbounded : count_); }
+  Index pairs(Interval q, Interval keys) const {
+    const Interval others{count_, kUnbounded};
+    return pairs_of(q, keys) - pairs_of(intersect(q, others), intersect(keys, others));
+  }
   Index edge_after(Index q) const { return q < count_ ? count_ : kUnbounded; }
 
  private:

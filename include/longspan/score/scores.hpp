@@ -1,5 +1,5 @@
 #pragma once
-// Score functions, applied to scale·q·k before the mask.
+// Score functions, applied to scale·q·k before the mask: those with a formula. (core/concepts.hpp says what one is.)
 
 #include <cmath>
 #include <vector>
@@ -17,7 +17,7 @@ class SoftCap {
 
   template <class Score>
   LONGSPAN_INLINE Score operator()(const Score& score, const auto&, const auto&) const {
-    return tanh(score / Score(cap_)) * Score(cap_);
+    return fma(tanh(score / Score(cap_)), Score(cap_), Score(0.f));  // no product is left to be contracted
   }
 
  private:
@@ -47,8 +47,14 @@ class Alibi {
 
   template <class Score>
   LONGSPAN_INLINE Score operator()(const Score& score, const auto& query, const auto& key, Index head) const {
+    return penalised(score, Score(query - key), head);
+  }
+
+ protected:
+  template <class Score>
+  LONGSPAN_INLINE Score penalised(const Score& score, const Score& distance, Index head) const {
     using Scalar = std::conditional_t<std::is_same_v<Score, double>, double, float>;
-    return fma(Score(static_cast<Scalar>(-slope(head))), Score(query - key), score);  // fused: one rounding everywhere
+    return fma(Score(static_cast<Scalar>(-slope(head))), distance, score);  // fused: one rounding everywhere
   }
 
  private:
@@ -56,6 +62,18 @@ class Alibi {
     return std::exp2(-8.0 * static_cast<double>(i) / static_cast<double>(heads));
   }
   std::vector<double> slopes_;
+};
+
+/// The same for attention in both directions: score − slope(head)·|query − key|.
+class SymmetricAlibi : public Alibi {
+ public:
+  using Alibi::Alibi;
+
+  template <class Score>
+  LONGSPAN_INLINE Score operator()(const Score& score, const auto& query, const auto& key, Index head) const {
+    using std::abs, xsimd::abs;
+    return penalised(score, Score(abs(Score(query - key))), head);
+  }
 };
 
 }  // namespace longspan::inline LONGSPAN_ISA

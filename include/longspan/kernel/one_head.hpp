@@ -1,0 +1,26 @@
+#pragma once
+// One KV head of a source, as a source.
+
+#include <longspan/core/concepts.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+template <KeyValueSource Source>
+class OneHead {
+ public:
+  using Element = typename Source::Element;
+
+  OneHead(const Source& source, Index kv_head) : source_(source), kv_head_(kv_head) {}
+
+  Index keys() const { return source_.keys(); }
+  static Index kv_heads() { return 1; }
+  Index head_dim() const { return source_.head_dim(); }
+  Index value_dim() const { return source_.value_dim(); }
+  KeyValueRun<Element> run(Index, Index i) const { return source_.run(kv_head_, i); }
+
+ private:
+  Source source_;
+  Index kv_head_;
+};
+
+}  // namespace longspan::inline LONGSPAN_ISA
