@@ -18,6 +18,9 @@
 #include <longspan/mask/patterns.hpp>
 #include <longspan/mask/tree.hpp>
 #include <longspan/mask/where.hpp>
+#include <longspan/position/by_length.hpp>
+#include <longspan/position/by_parts.hpp>
 #include <longspan/position/frequencies.hpp>
 #include <longspan/position/rope.hpp>
+#include <longspan/position/rope_scaling.hpp>
 #include <longspan/score/scores.hpp>

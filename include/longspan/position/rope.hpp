@@ -284,7 +284,7 @@ class Rope : public detail::Rotations<Rope<Layout>, Layout> {
     check(!inverse_frequencies_.empty(), "inverse_frequencies.size", 0, ">= 1");
     for (const double f : inverse_frequencies_)
       check(std::abs(f) <= kRopeFastest, "inverse_frequencies", f, "finite and at most 1024");
-    detail::check_factor("attention_factor", attention_factor_);
+    detail::check_positive("attention_factor", attention_factor_);
   }
 
   Index rotary_dim() const { return 2 * half(); }
