@@ -18,9 +18,13 @@
 #include <longspan/mask/patterns.hpp>
 #include <longspan/mask/tree.hpp>
 #include <longspan/mask/where.hpp>
+#include <longspan/position/angles.hpp>
 #include <longspan/position/by_length.hpp>
 #include <longspan/position/by_parts.hpp>
 #include <longspan/position/frequencies.hpp>
+#include <longspan/position/multi_axis.hpp>
 #include <longspan/position/rope.hpp>
 #include <longspan/position/rope_scaling.hpp>
+#include <longspan/position/rotations.hpp>
+#include <longspan/position/xpos.hpp>
 #include <longspan/score/scores.hpp>
