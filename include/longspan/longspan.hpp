@@ -18,6 +18,7 @@
 #include <longspan/mask/patterns.hpp>
 #include <longspan/mask/tree.hpp>
 #include <longspan/mask/where.hpp>
+#include <longspan/position/absolute.hpp>
 #include <longspan/position/angles.hpp>
 #include <longspan/position/by_length.hpp>
 #include <longspan/position/by_parts.hpp>
@@ -27,4 +28,8 @@
 #include <longspan/position/rope_scaling.hpp>
 #include <longspan/position/rotations.hpp>
 #include <longspan/position/xpos.hpp>
+#include <longspan/score/fire.hpp>
+#include <longspan/score/kerple.hpp>
+#include <longspan/score/log.hpp>
 #include <longspan/score/scores.hpp>
+#include <longspan/score/t5_buckets.hpp>
