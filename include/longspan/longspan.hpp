@@ -28,6 +28,8 @@
 #include <longspan/position/rope_scaling.hpp>
 #include <longspan/position/rotations.hpp>
 #include <longspan/position/xpos.hpp>
+#include <longspan/rotary_attention.hpp>
+#include <longspan/rotary_schemes.hpp>
 #include <longspan/score/fire.hpp>
 #include <longspan/score/kerple.hpp>
 #include <longspan/score/log.hpp>
