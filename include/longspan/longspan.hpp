@@ -42,7 +42,6 @@
 #include <longspan/score/additive_bias.hpp>
 #include <longspan/score/fire.hpp>
 #include <longspan/score/kerple.hpp>
-#include <longspan/score/log.hpp>
 #include <longspan/score/relative_bias.hpp>
 #include <longspan/score/scores.hpp>
 #include <longspan/score/sink_logits.hpp>

@@ -137,7 +137,7 @@ class RotaryAttention {
     Options whole = options;
     whole.first_query = places.begin;
     each_region([&](const auto& one) {  // what Attention itself asks of a call
-      detail::Batch(q.shape(), std::span<const Source>(&source, 1), whole, one.region.mask, one.scores);
+      detail::Batch(q.shape(), std::span<const Source>(&source, 1), whole, one.region.mask, one.scores, {});
     });
   }
 

@@ -121,16 +121,6 @@ struct Data {
   SequenceId id;
 };
 
-/// A source whose runs are short and end inside of words.
-template <class Source>
-struct Shortened : Source {
-  auto run(Index kv_head, Index i) const {
-    auto run = Source::run(kv_head, i);
-    run.size = std::min<Index>(run.size, 3);
-    return run;
-  }
-};
-
 double relative_error(const std::vector<float>& x, const std::vector<float>& y) {
   double difference = 0, size = 0;
   for (std::size_t i = 0; i < x.size(); ++i) {

@@ -133,25 +133,10 @@ TEST(Fire, BadInputIsRefused) {
   refuses([](auto& p) { p.output_bias[0] = kNan; }, "Fire.output_bias", kNan, "finite");
 }
 
-TEST(T5, BucketsOfTheirCode) {
-  LONGSPAN_NEEDS_DATA();
-  int cases = 0;
-  for (const GoldenCase& c : Golden(*data_folder() / "golden", "positions").cases()) {
-    if (!c.has_array("bucket")) continue;
-    ++cases;
-    const T5Buckets bucket(c.whole("buckets"), c.whole("max_distance"), c.whole("bidirectional") != 0);
-    EXPECT_EQ(bucket.buckets(), 32);
-    const std::vector<Index> distances = c.wholes("key_minus_query"), wanted = c.wholes("bucket");
-    for (std::size_t i = 0; i < wanted.size(); ++i)
-      EXPECT_EQ(bucket(distances[i]), wanted[i]) << c.name() << ", " << distances[i];
-  }
-  EXPECT_EQ(cases, 2);
-}
-
 TEST(T5, BucketsAscendAndEnd) {
   for (const auto& [buckets, most] :
        {std::pair<Index, Index>{32, 128}, {64, 1000}, {8, 9}, {2, 2}, {32, Index{1} << 40}}) {
-    const T5Buckets bucket(buckets, most, false);
+    const T5Buckets bucket{buckets, most, false};
     Index before = 0;
     for (Index distance = 0; distance < 3000; ++distance) {
       const Index b = bucket(-distance);
@@ -163,11 +148,6 @@ TEST(T5, BucketsAscendAndEnd) {
     EXPECT_EQ(bucket(-most), buckets - 1);
     EXPECT_EQ(bucket(-(kPositionEnd - 1)), buckets - 1);
   }
-  for (const Index bad : {-2, 0, 1, 3}) {
-    EXPECT_TRUE(refused([&] { T5Buckets(bad, 128, false); }, "T5Buckets.buckets", bad, "a multiple of 2"));
-  }
-  EXPECT_TRUE(refused([&] { T5Buckets(6, 128, true); }, "T5Buckets.buckets", 6, "a multiple of 4"));
-  EXPECT_TRUE(refused([&] { T5Buckets(32, 16, false); }, "T5Buckets.max_distance", 16, ">= 17"));
 }
 
 }  // namespace

@@ -18,8 +18,9 @@ namespace longspan::inline LONGSPAN_ISA {
 /// Any of the library's frequency policies, chosen at run time.
 class AnyFrequencies {
  public:
-  template <FrequencyPolicy Policy>
-  AnyFrequencies(Policy policy) : policy_(std::move(policy)) {}
+  template <class Policy>
+  requires(!std::same_as<Policy, AnyFrequencies>) && FrequencyPolicy<Policy>  // in this order, or it asks of itself
+      AnyFrequencies(Policy policy) : policy_(std::move(policy)) {}
 
   /// Throw what the policy throws.
   std::vector<double> frequencies(Index rotary_dim, double base) const {

@@ -10,7 +10,6 @@
 #include <longspan/core/check.hpp>
 #include <longspan/core/position.hpp>
 #include <longspan/core/simd.hpp>
-#include <longspan/score/log.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 

@@ -9,7 +9,6 @@
 
 #include <longspan/core/check.hpp>
 #include <longspan/core/simd.hpp>
-#include <longspan/score/log.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
@@ -70,7 +69,6 @@ class KerplePower : public detail::KerpleHeads {
       return fma(-r1<Score>(head), std::pow(distance, r2<Score>(head)), score);
     } else {
       // d^r = 1 / 2^(−r · log2 d); a distance below 1 is 0, and no power of it is more.
-      constexpr float kLog2e = 1.44269504088896340736f;
       const Score exponent = r2<Score>(head) * Score(-kLog2e);
       const Score power = Score(1) / exp2(fma(exponent, log(xsimd::max(distance, Score(1))), Score(0)));
       return fma(-r1<Score>(head), xsimd::select(distance < Score(0.5f), Score(0), power), score);

@@ -4,44 +4,30 @@
 #include <algorithm>
 #include <cmath>
 
-#include <longspan/core/check.hpp>
 #include <longspan/core/index.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
 /// Half of the buckets for distances one by one, the others for ranges that grow with the logarithm, the last for all
 /// from max_distance on. Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
-/// Transformer" (2020), section 2.1. Throws std::invalid_argument for numbers that leave no range.
-class T5Buckets {
- public:
-  T5Buckets(Index buckets, Index max_distance, bool bidirectional)
-      : one_way_(bidirectional ? buckets / 2 : buckets), max_distance_(max_distance), bidirectional_(bidirectional) {
-    check(buckets >= (bidirectional ? 4 : 2) && buckets % (bidirectional ? 4 : 2) == 0 && buckets <= (Index{1} << 30),
-          "T5Buckets.buckets", buckets, MultipleOf{bidirectional ? 4 : 2});
-    check(max_distance > exact() && max_distance < kPositionEnd, "T5Buckets.max_distance", max_distance,
-          AtLeast{exact() + 1});
-  }
+/// Transformer" (2020), section 2.1.
+struct T5Buckets {
+  Index buckets = 32;
+  Index max_distance = 128;
+  bool bidirectional = true;  ///< half of the buckets for keys behind the query; else those fall into bucket 0
 
-  Index buckets() const { return bidirectional_ ? 2 * one_way_ : one_way_; }
-
-  /// The bucket of key − query, in [0, buckets()). Both ways: keys behind the query have the upper half; otherwise they
-  /// have bucket 0. O(1).
+  /// The bucket of a distance key − query. O(1).
   Index operator()(Index key_minus_query) const {
-    const Index upper = bidirectional_ && key_minus_query > 0 ? one_way_ : 0;
-    const Index distance = bidirectional_ ? std::abs(key_minus_query) : std::max<Index>(-key_minus_query, 0);
-    if (distance < exact()) return upper + distance;
-    const double first = static_cast<double>(exact());
-    const double range = std::log(static_cast<double>(distance) / first) /
-                         std::log(static_cast<double>(max_distance_) / first) * static_cast<double>(one_way_ - exact());
-    // Where a range begins exactly, the quotient of two logarithms may miss the whole number by its rounding.
-    const Index logarithmic = exact() + static_cast<Index>(range + 1e-9);
-    return upper + std::min(logarithmic, one_way_ - 1);
+    const Index side = bidirectional ? buckets / 2 : buckets, exact = side / 2;
+    const Index first = bidirectional && key_minus_query > 0 ? side : 0;
+    const Index distance = bidirectional ? std::abs(key_minus_query) : std::max<Index>(-key_minus_query, 0);
+    if (distance < exact) return first + distance;
+    const double octaves = std::log(static_cast<double>(distance) / static_cast<double>(exact)) /
+                           std::log(static_cast<double>(max_distance) / static_cast<double>(exact));
+    const double wide = octaves * static_cast<double>(side - exact);
+    // Where a bucket begins at a whole distance the quotient of logarithms may fall short of it by a rounding.
+    return first + std::min(exact + static_cast<Index>(wide + 1e-9), side - 1);
   }
-
- private:
-  Index exact() const { return one_way_ / 2; }
-  Index one_way_, max_distance_;
-  bool bidirectional_;
 };
 
 }  // namespace longspan::inline LONGSPAN_ISA

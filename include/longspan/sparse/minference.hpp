@@ -85,7 +85,8 @@ struct VerticalSlash {
     for_row_blocks([&](Index r) { take(r, r); });
     const double wanted = mass * static_cast<double>(probe.rows());
     for (Index lines = 0; lines < most && kept < wanted && !heaviest.empty();) {
-      const auto [weight, l] = heaviest.top();
+      const double weight = heaviest.top().first;
+      const Index l = heaviest.top().second;  // no binding: lambdas of C++20 may capture one, clang 14 does not
       heaviest.pop();
       const double now = line[static_cast<std::size_t>(l)];
       if (now < 0.999 * weight) {  // other lines have taken some of it
