@@ -19,6 +19,10 @@ template <class T>
 constexpr const char* kTypeName = "f32";
 template <>
 constexpr const char* kTypeName<ls::bf16> = "bf16";
+template <>
+constexpr const char* kTypeName<ls::e4m3> = "e4m3";
+template <>
+constexpr const char* kTypeName<ls::i8> = "int8";
 
 std::vector<float> numbers(Index tokens, std::uint64_t seed) { return cases::normal(tokens * kKvHeads * kDim, seed); }
 auto tokens(const std::vector<float>& memory, Index n) { return ls::view(memory, n, kKvHeads, kDim); }
@@ -138,8 +142,10 @@ Workload attend(std::shared_ptr<const Store> stored, std::vector<Source> sources
   Workload w{.limit = Limit::kReadBandwidth, .threads = threads};
   w.pairs = plan.pairs;
   w.flops = plan.flops;
+  using Element = typename Store::Element;
   for (const Source& source : all)
-    w.bytes += static_cast<double>(source.keys() * kKvHeads * 2 * kDim) * sizeof(typename Store::Element);
+    w.bytes += static_cast<double>(source.keys() * kKvHeads * 2) *
+               (kDim * sizeof(Element) + (ls::kScaled<Element> ? sizeof(float) : 0));
   w.scratch_bytes = plan.scratch_bytes;
   w.call = [=] {
     attention(ls::TensorView<const float>(ls::view(call->q, rows, heads, kDim)), all,
@@ -193,6 +199,8 @@ std::vector<Row> decode_rows() {
     add_decode<ContiguousStore<ls::bf16>>(rows, n);
     add_decode<PagedStore<float>>(rows, n);
     add_decode<PagedStore<ls::bf16>>(rows, n);
+    add_decode<PagedStore<ls::e4m3>>(rows, n);
+    add_decode<PagedStore<ls::i8>>(rows, n);
   }
   add_batch<float>(rows);
   add_batch<ls::bf16>(rows);

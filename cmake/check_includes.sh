@@ -61,7 +61,7 @@ for header in $headers; do
   esac
 done
 
-# longspan.hpp is everything: the policies by name, the rest through them.
+# longspan.hpp is everything: the policies by name, the rest through them; but for what needs a library of its own.
 if [ -f longspan/longspan.hpp ]; then
   direct=$(includes longspan/longspan.hpp)
   reached=longspan/longspan.hpp
@@ -81,6 +81,8 @@ if [ -f longspan/longspan.hpp ]; then
   done
   for header in $headers; do
     case $header in
+      longspan/kv/snapshot.hpp)
+        case " $reached " in *" $header "*) violation "$header: reached from longspan.hpp, but needs xxHash" ;; esac ;;
       longspan/mask/* | longspan/score/* | longspan/position/* | longspan/kv/* | longspan/exec/* | longspan/sparse/*)
         printf '%s\n' "$direct" | grep -qxF "$header" || violation "$header: not included by longspan.hpp itself" ;;
       *)

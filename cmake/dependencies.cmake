@@ -37,3 +37,16 @@ if(NOT TARGET longspan::xsimd)
     message(FATAL_ERROR "longspan needs xsimd (xsimd/xsimd.hpp), e.g. Debian's libxsimd-dev")
   endif()
 endif()
+
+# Only for kv/snapshot.hpp: without it there is no target longspan::xxhash.
+if(NOT TARGET longspan::xxhash)
+  find_path(LONGSPAN_XXHASH_INCLUDE_DIR xxhash.h)
+  find_library(LONGSPAN_XXHASH_LIBRARY xxhash)
+  mark_as_advanced(LONGSPAN_XXHASH_INCLUDE_DIR LONGSPAN_XXHASH_LIBRARY)
+  if(LONGSPAN_XXHASH_INCLUDE_DIR AND LONGSPAN_XXHASH_LIBRARY)
+    add_library(longspan::xxhash INTERFACE IMPORTED GLOBAL)
+    set_target_properties(longspan::xxhash PROPERTIES
+      INTERFACE_INCLUDE_DIRECTORIES "${LONGSPAN_XXHASH_INCLUDE_DIR}"
+      INTERFACE_LINK_LIBRARIES "${LONGSPAN_XXHASH_LIBRARY}")
+  endif()
+endif()

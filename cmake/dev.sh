@@ -21,7 +21,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 build=${LONGSPAN_BUILD_DIR:-$root/build/release}
 case $build in /*) ;; *) build=$PWD/$build ;; esac
 asan=$root/build/asan
-[ -z "${LONGSPAN_BUILD_DIR:-}" ] || asan=$build-asan
+tsan=$root/build/tsan
+[ -z "${LONGSPAN_BUILD_DIR:-}" ] || asan=$build-asan tsan=$build-tsan
 jobs=$(nproc 2>/dev/null || echo 2)
 
 say() { printf '%s\n' "$*" >&2; }
@@ -66,6 +67,7 @@ find_missing() {  # find_missing [plots]
   library libgmock-dev gmock/gmock.h
   library libbenchmark-dev benchmark/benchmark.h
   library libcli11-dev CLI/CLI.hpp
+  library libxxhash-dev xxhash.h
   [ "${1:-}" = plots ] || return 0
   library nlohmann-json3-dev nlohmann/json.hpp
   command -v gnuplot >/dev/null || missing="$missing gnuplot-nox"
@@ -113,8 +115,8 @@ make_targets() {  # make_targets DIR [TARGETS…]
   [ $# -eq 0 ] || set -- --target "$@"
   quiet "$dir/build.log" cmake --build "$dir" --parallel "$jobs" "$@"
 }
-run_tests() {
-  (cd "$1" && ctest --output-on-failure --parallel "$jobs") >"$1/test.log" 2>&1 || {
+run_tests() {  # run_tests DIR [CTEST'S OPTIONS…]
+  (cd "$1" && shift && ctest --output-on-failure --parallel "$jobs" "$@") >"$1/test.log" 2>&1 || {
     cat "$1/test.log"
     return 1
   }
@@ -134,6 +136,9 @@ run_test() {
   configure "$asan" -DCMAKE_BUILD_TYPE=Debug -DLONGSPAN_SANITIZE=ON -DLONGSPAN_TEST_SUBSET=small
   make_targets "$asan"
   run_tests "$asan"
+  configure "$tsan" -DCMAKE_BUILD_TYPE=Debug -DLONGSPAN_SANITIZE_THREADS=ON -DLONGSPAN_TEST_SUBSET=small
+  make_targets "$tsan" concurrent_test
+  run_tests "$tsan" -R kv/concurrent
 }
 
 run_demo() {

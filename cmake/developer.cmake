@@ -4,6 +4,7 @@ include(CheckCXXCompilerFlag)
 set(LONGSPAN_MARCH "native" CACHE STRING "-march of tests, benchmarks and examples; empty: the compiler's default")
 set(LONGSPAN_TEST_SUBSET "all" CACHE STRING "all, or small: no slow tests, no variants, no benchmarks, no examples")
 option(LONGSPAN_SANITIZE "Address and undefined-behaviour sanitizers" OFF)
+option(LONGSPAN_SANITIZE_THREADS "The thread sanitizer, for kv/concurrent_test" OFF)
 
 get_property(multi_config GLOBAL PROPERTY GENERATOR_IS_MULTI_CONFIG)
 if(NOT CMAKE_BUILD_TYPE AND NOT multi_config)
@@ -37,6 +38,11 @@ if(LONGSPAN_SANITIZE)
   target_compile_options(longspan_dev INTERFACE -O0 -g1 -fno-omit-frame-pointer ${sanitize} -DLONGSPAN_SMALL_TILES
                                                 $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   target_link_options(longspan_dev INTERFACE ${sanitize})
+endif()
+
+if(LONGSPAN_SANITIZE_THREADS)
+  target_compile_options(longspan_dev INTERFACE -O1 -g1 -fsanitize=thread $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+  target_link_options(longspan_dev INTERFACE -fsanitize=thread)
 endif()
 
 enable_testing()

@@ -75,6 +75,7 @@ struct Layer {
 
 struct Model {
   Index dim, heads, kv_heads, vocabulary;
+  Index context;     ///< tokens that it was trained to see
   Matrix embedding;  ///< [vocabulary, dim]
   std::vector<Layer> layers;
   Matrix final_norm;
@@ -126,7 +127,7 @@ inline Model load_model(const std::string& path) {
     file.read(weights.data(), weights.size() * Index{sizeof(float)});
     return weights;
   };
-  Model model{dim, heads, kv_heads, vocabulary, read(vocabulary, dim), std::vector<Layer>(layers), {}, {}};
+  Model model{dim, heads, kv_heads, vocabulary, context, read(vocabulary, dim), std::vector<Layer>(layers), {}, {}};
   for (const auto& part : parts)
     for (Layer& layer : model.layers) layer.*part.weights = read(part.rows, part.cols);
   model.final_norm = read(1, dim);

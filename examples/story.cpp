@@ -137,11 +137,10 @@ struct Settings {
   std::vector<Index> buckets;
 };
 
-ls::Rope<ls::Adjacent> make_rope(const Settings& settings, Index head_dim) {
-  constexpr double kBase = 10000;
-  if (settings.rope == "linear") return {head_dim, kBase, ls::Linear{settings.factor}};
-  if (settings.rope == "ntk") return {head_dim, kBase, ls::Ntk{settings.factor}};
-  return {head_dim, kBase};
+ls::Rope<ls::Adjacent> make_rope(const Settings& settings, const Model& model) {
+  ls::RopeScaling scaling{.rope_theta = 10000, .max_position_embeddings = model.context};
+  if (settings.rope != "none") scaling.rope_type = settings.rope, scaling.factor = settings.factor;
+  return scaling.rope<ls::Adjacent>(model.head_dim());
 }
 
 /// The likeliest token at temperature 0, otherwise one drawn from softmax(logits / temperature).
@@ -214,7 +213,7 @@ void measure(const Model& model, const Tokenizer& tokenizer, const Settings& set
             " (ascending, up to --tokens and the length of the text)");
   }
 
-  Engine engine(model, make_rope(settings, model.head_dim()), length, settings.threads);
+  Engine engine(model, make_rope(settings, model), length, settings.threads);
   const double start = seconds();
   const std::vector<double> nll = negative_log_likelihoods(engine, tokens);
   report(length - 1, start);
@@ -231,7 +230,7 @@ void run(const Settings& settings) {
   const Model model = load_model(settings.model);
   const Tokenizer tokenizer(settings.tokenizer, model.vocabulary);
   if (settings.text) return measure(model, tokenizer, settings);
-  Engine engine(model, make_rope(settings, model.head_dim()), settings.tokens, settings.threads);
+  Engine engine(model, make_rope(settings, model), settings.tokens, settings.threads);
   tell(engine, tokenizer, settings);
 }
 
@@ -254,8 +253,8 @@ int main(int argc, char** argv) {
   app.add_option("--temperature", settings.temperature, "0: always the likeliest token");
   app.add_option("--seed", settings.seed, "of the draws at other temperatures");
   app.add_option("--rope", settings.rope, "how to reach beyond the context of the training")
-      ->check(CLI::IsMember({"none", "linear", "ntk"}));
-  app.add_option("--factor", settings.factor, "by how much (linear, ntk)");
+      ->check(CLI::IsMember({"none", "linear", "ntk", "by_parts", "yarn"}));
+  app.add_option("--factor", settings.factor, "by how much");
   app.add_option("--threads", settings.threads, "for attention");
   try {
     app.parse(argc, argv);

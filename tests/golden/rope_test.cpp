@@ -2,48 +2,100 @@
 
 #include <gtest/gtest.h>
 
-#include <longspan/position/rope.hpp>
-#include <optional>
+#include <longspan/position/rope_scaling.hpp>
 #include <support/golden.hpp>
 #include <support/near.hpp>
 
 namespace longspan::testing {
 namespace {
 
-/// The frequencies that a case asks for, or nothing for a scaling that the library doesn't have.
-std::optional<std::vector<double>> frequencies(const GoldenCase& c) {
-  const Index dim = c.whole("rotary_dim");
-  const double base = c.number("base");
-  const auto of = [&](const auto& policy) {
-    const Rope<HalfSplit> rope(dim, base, policy);
-    return std::vector<double>(rope.inverse_frequencies().begin(), rope.inverse_frequencies().end());
-  };
+/// What a case asks for, said by the policies themselves.
+AnyFrequencies policy(const GoldenCase& c) {
   const std::string& kind = c.text("kind");
-  if (kind == "default") return of(Plain{});
-  if (kind == "linear") return of(Linear{.factor = c.number("factor")});
-  if (kind == "ntk") return of(Ntk{.factor = c.number("factor")});
-  return std::nullopt;
+  const auto given = [&](const char* key, double otherwise) { return c.has(key) ? c.number(key) : otherwise; };
+  const auto length = [&] { return c.has("seq_len") ? c.whole("seq_len") : 0; };
+  const Index context = c.whole("context");
+  const Index original = c.has("original")                           ? c.whole("original")
+                         : c.has("original_max_position_embeddings") ? c.whole("original_max_position_embeddings")
+                                                                     : context;
+  if (kind == "linear") return Linear{.factor = c.number("factor")};
+  if (kind == "ntk") return Ntk{.factor = c.number("factor")};
+  if (kind == "dynamic")
+    return DynamicNtk{.factor = c.number("factor"), .original_context = original, .length = length()};
+  if (kind == "by_parts") return ByParts{.factor = c.number("factor"), .original_context = original};
+  if (kind == "yarn" || kind == "yarn_authors") {
+    Yarn yarn{.factor = c.number("factor"),
+              .original_context = original,
+              .beta_fast = given("beta_fast", 32),
+              .beta_slow = given("beta_slow", 1),
+              .mscale = given("mscale", 0),
+              .mscale_all_dim = given("mscale_all_dim", 0)};
+    if (c.name() == "yarn_factor_given") yarn.given_attention_factor = c.number("attention_factor");
+    return yarn;
+  }
+  if (kind == "longrope")
+    return LongRope{.short_factor = c.doubles("short_factor"),
+                    .long_factor = c.doubles("long_factor"),
+                    .original_context = original,
+                    .factor = static_cast<double>(context) / static_cast<double>(original),
+                    .length = length()};
+  if (kind == "llama3")
+    return Llama3{.factor = c.number("factor"),
+                  .original_context = original,
+                  .low_frequency_factor = c.number("low_freq_factor"),
+                  .high_frequency_factor = c.number("high_freq_factor")};
+  EXPECT_EQ(kind, "default");
+  return Plain{};
 }
 
-TEST(GoldenRope, InverseFrequencies) {
+/// The same by the names of a model's config.json.
+RopeScaling block(const GoldenCase& c) {
+  RopeScaling block{
+      .rope_type = c.text("kind") == "yarn_authors" ? "yarn" : c.text("kind"),
+      .rope_theta = c.number("base"),
+      .partial_rotary_factor = static_cast<double>(c.whole("rotary_dim")) / static_cast<double>(c.whole("head_dim")),
+      .max_position_embeddings = c.whole("context")};
+  for (const char* key : {"original", "original_max_position_embeddings"})
+    if (c.has(key)) block.original_max_position_embeddings = c.whole(key);
+  if (c.has("factor") && !block.original_max_position_embeddings) block.factor = c.number("factor");
+  if (block.rope_type == "llama3") block.factor = c.number("factor");
+  if (c.name() == "yarn_factor_given") block.attention_factor = c.number("attention_factor");
+  const auto fill = [&](const char* key, double& to) {
+    if (c.has(key)) to = c.number(key);
+  };
+  fill("beta_fast", block.beta_fast), fill("beta_slow", block.beta_slow);
+  fill("mscale", block.mscale), fill("mscale_all_dim", block.mscale_all_dim);
+  fill("low_freq_factor", block.low_freq_factor), fill("high_freq_factor", block.high_freq_factor);
+  if (c.has_array("short_factor"))
+    block.short_factor = c.doubles("short_factor"), block.long_factor = c.doubles("long_factor");
+  return block;
+}
+
+TEST(GoldenRope, FrequenciesAndAttentionFactors) {
   LONGSPAN_NEEDS_DATA();
   std::map<std::string, int> cases;
   for (const GoldenCase& c : Golden(*data_folder() / "golden", "rope").cases()) {
-    const auto got = frequencies(c);
-    if (!got) continue;
     ++cases[c.text("kind")];
     const std::vector<double> wanted = c.doubles("inv_freq");
-    ASSERT_EQ(got->size(), wanted.size()) << c.name();
-    for (std::size_t i = 0; i < wanted.size(); ++i)
-      EXPECT_TRUE(error_in((*got)[i], wanted[i], wanted[i]) <= 1e-15)
-          << c.name() << " [" << i << "]: got " << (*got)[i] << ", expected " << wanted[i];
+    const Index length = c.has("seq_len") ? c.whole("seq_len") : 0;
+    for (const Rope<HalfSplit>& rope : {Rope<HalfSplit>(c.whole("rotary_dim"), c.number("base"), policy(c)),
+                                        block(c).rope<HalfSplit>(c.whole("head_dim"), length)}) {
+      const std::span<const double> got = rope.inverse_frequencies();
+      ASSERT_EQ(got.size(), wanted.size()) << c.name();
+      for (std::size_t i = 0; i < wanted.size(); ++i)
+        EXPECT_TRUE(error_in(got[i], wanted[i], wanted[i]) <= 1.5e-15)
+            << c.name() << " [" << i << "]: got " << got[i] << ", expected " << wanted[i];
+      EXPECT_TRUE(error_in(rope.attention_factor(), c.number("attention_factor"), 1) <= 1e-12)
+          << c.name() << ": got " << rope.attention_factor();
+    }
   }
-  EXPECT_GE(cases["default"], 6);
-  EXPECT_GE(cases["linear"], 12);
-  EXPECT_GE(cases["ntk"], 2);
+  const std::map<std::string, int> all{{"by_parts", 2}, {"default", 6}, {"dynamic", 18},
+                                       {"linear", 12},  {"llama3", 2},  {"longrope", 2},
+                                       {"ntk", 2},      {"yarn", 15},   {"yarn_authors", 2}};
+  EXPECT_EQ(cases, all);
 }
 
-/// The cases with tables: by their own frequencies every scaling's, as angles don't know where frequencies come from.
+/// The cases with tables.
 template <class F>
 void for_each_table(F&& f) {
   int cases = 0;
@@ -55,18 +107,34 @@ void for_each_table(F&& f) {
 TEST(GoldenRope, CosinesAndSines) {
   LONGSPAN_NEEDS_DATA();
   for_each_table([](const GoldenCase& c) {
-    const Rope<HalfSplit> rope(c.doubles("inv_freq"));
+    const std::vector<double> frequencies = c.doubles("inv_freq");
+    // The golden tables are exact for the golden frequencies, which are right to an ulp of double or so, as the
+    // policy's are: far away that is more than an ulp of float. Both without the attention factor, which the tables
+    // don't have.
+    const Rope<HalfSplit> theirs(frequencies), ours(policy(c).frequencies(c.whole("rotary_dim"), c.number("base")));
     const std::vector<Index> positions = c.wholes("positions");
     const std::vector<double> cos = c.doubles("cos"), sin = c.doubles("sin");
-    const std::size_t half = static_cast<std::size_t>(rope.rotary_dim() / 2);
-    ASSERT_EQ(c.shape("cos"), (std::vector<Index>{std::ssize(positions), rope.rotary_dim() / 2}));
+    const std::size_t half = frequencies.size();
+    ASSERT_EQ(c.shape("cos"), (std::vector<Index>{std::ssize(positions), theirs.rotary_dim() / 2}));
     for (std::size_t i = 0; i < positions.size(); ++i) {
       const Index p = positions[i];
-      const RopeTable<HalfSplit> table = rope.table({p, p + 1});
-      EXPECT_TRUE(within_ulps(table.cos(p), std::span(cos).subspan(i * half, half), 0.51))
+      const RopeTable<HalfSplit> exact = theirs.table({p, p + 1}), table = ours.table({p, p + 1});
+      EXPECT_TRUE(within_ulps(exact.cos(p), std::span(cos).subspan(i * half, half), 0.51))
           << c.name() << ", position " << p;
-      EXPECT_TRUE(within_ulps(table.sin(p), std::span(sin).subspan(i * half, half), 0.51))
+      EXPECT_TRUE(within_ulps(exact.sin(p), std::span(sin).subspan(i * half, half), 0.51))
           << c.name() << ", position " << p;
+      for (std::size_t j = 0; j < half; ++j) {
+        const double two_ulps = static_cast<double>(p) * frequencies[j] * 0x1p-51;  // of the angle
+        const double c_wanted = cos[i * half + j], s_wanted = sin[i * half + j];
+        EXPECT_LE(error_in(table.cos(p)[j], c_wanted, 0.51 * float_ulp(c_wanted) + two_ulps), 1)
+            << c.name() << ", position " << p << ", pair " << j;
+        EXPECT_LE(error_in(table.sin(p)[j], s_wanted, 0.51 * float_ulp(s_wanted) + two_ulps), 1)
+            << c.name() << ", position " << p << ", pair " << j;
+        if (p <= 131071) {
+          EXPECT_LE(error_in_ulps(table.cos(p)[j], c_wanted), 1) << c.name() << ", position " << p;
+          EXPECT_LE(error_in_ulps(table.sin(p)[j], s_wanted), 1) << c.name() << ", position " << p;
+        }
+      }
     }
   });
 }

@@ -55,16 +55,6 @@ struct Data {
   SequenceId id;
 };
 
-/// A source whose runs are short and end inside of words.
-template <class Source>
-struct Shortened : Source {
-  auto run(Index kv_head, Index i) const {
-    auto run = Source::run(kv_head, i);
-    run.size = std::min<Index>(run.size, 3);
-    return run;
-  }
-};
-
 template <class T>
 void check_elements(double tolerance) {
   for (const Index dim : {128, 33, 80})

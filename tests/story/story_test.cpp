@@ -13,7 +13,7 @@ namespace {
 
 Model small_model() { return load_model(story_file("stories260K.bin")); }
 Tokenizer small_tokenizer() { return {story_file("tok512.bin"), 512}; }
-ls::Rope<ls::Adjacent> plain_rope(const Model& model) { return make_rope({}, model.head_dim()); }
+ls::Rope<ls::Adjacent> plain_rope(const Model& model) { return make_rope({}, model); }
 
 /// A file of these bytes for as long as this lives.
 struct Temporary {

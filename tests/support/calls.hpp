@@ -19,6 +19,16 @@ inline std::vector<float> nans(Index count) {
   return std::vector<float>(static_cast<std::size_t>(count), std::numeric_limits<float>::quiet_NaN());
 }
 
+/// A source whose runs are short and end inside of words.
+template <class Source>
+struct Shortened : Source {
+  auto run(Index kv_head, Index i) const {
+    auto run = Source::run(kv_head, i);
+    run.size = std::min<Index>(run.size, 3);
+    return run;
+  }
+};
+
 /// What a call writes: [queries, heads, value_dim] and [queries, heads].
 struct Result {
   std::vector<float> out, lse;

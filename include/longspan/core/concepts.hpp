@@ -78,10 +78,14 @@ struct KeyValueRun {
   Index dim_stride = 1;
   const Element* value = nullptr;
   Index value_stride = 0;
-  Index key_pack = 1;     ///< dims of one key that are neighbours
-  Index value_pack = 1;   ///< values that are neighbours at each dim
-  Index value_first = 0;  ///< where in its pack value 0 is; `value` is where the pack begins
+  Index key_pack = 1;                  ///< dims of one key that are neighbours
+  Index value_pack = 1;                ///< values that are neighbours at each dim
+  Index value_first = 0;               ///< where in its pack value 0 is; `value` is where the pack begins
+  const float* key_scale = nullptr;    ///< of each key, where the element type has scales (kScaled): element × scale
+  const float* value_scale = nullptr;  ///< of each value
 
+  float scale_of_key(Index j) const { return key_scale ? key_scale[j] : 1.f; }
+  float scale_of_value(Index j) const { return value_scale ? value_scale[j] : 1.f; }
   const Element* key_at(Index j, Index d) const {
     if (key_pack == 1) return key + j * key_stride + d * dim_stride;
     return key + j * key_stride + d / key_pack * dim_stride + d % key_pack;

@@ -17,12 +17,12 @@ struct bf16 {
   std::uint16_t bits = 0;
 
   bf16() = default;
-  explicit bf16(float x) : bits(rounded(std::bit_cast<std::uint32_t>(x))) {}
+  constexpr explicit bf16(float x) : bits(rounded(std::bit_cast<std::uint32_t>(x))) {}
   explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
   explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
 
  private:
-  static std::uint16_t rounded(std::uint32_t x) {
+  static constexpr std::uint16_t rounded(std::uint32_t x) {
     if ((x & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>(x >> 16 | 0x40u);
     return static_cast<std::uint16_t>((x + 0x7fffu + (x >> 16 & 1u)) >> 16);
   }
@@ -125,7 +125,7 @@ LONGSPAN_INLINE void store(bf16* p, const Lanes& x) {
 }
 
 /// `count` elements as floats, each multiplied by `scale`, or floats as elements, rounded to the nearest, ties to even.
-template <ElementType From, ElementType To>
+template <class From, ElementType To>
 inline void convert(const From* from, Index count, To* to, float scale = 1.f) {
   Index i = 0;
   for (const Lanes by(scale); i + kLanes <= count; i += kLanes) store(to + i, load(from + i) * by);

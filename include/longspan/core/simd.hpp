@@ -129,6 +129,8 @@ LONGSPAN_INLINE Lanes tanh(const Lanes& x) {
 }
 inline double tanh(double x) { return std::tanh(x); }
 
+inline constexpr float kLog2e = 1.44269504088896340736f;
+
 /// The natural logarithm of a normal number > 0, within 2 ulp. (As for tanh: the bits are fixed here. The polynomial is
 /// Cephes' logf.)
 LONGSPAN_INLINE Lanes log(const Lanes& x) {

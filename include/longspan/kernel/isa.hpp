@@ -11,20 +11,22 @@ struct IsaTiles {
   int wide_vectors;    ///< vectors of queries
   int narrow_queries;  ///< narrow kernel: queries × narrow_vectors accumulators
   int narrow_vectors;  ///< vectors of keys (or value dims)
+  int tall_queries;    ///< the same for some queries more, so that all of a group share what is loaded (and decoded)
+  int tall_vectors;
   int row_queries;  ///< … from token-major keys: accumulators, beside a tile of kLanes vectors and what transposes it
 };
 
 #if defined(LONGSPAN_SMALL_TILES)  // the least of everything: for sanitizers, whose checks of unrolled code take
                                    // minutes
-inline constexpr IsaTiles kIsa{"small", 2, 2, 2, 2, 2};
+inline constexpr IsaTiles kIsa{"small", 2, 2, 2, 2, 4, 1, 2};
 #elif defined(__AVX512F__)                   // 32 registers
-inline constexpr IsaTiles kIsa{"avx512", 8, 3, 6, 4, 8};
+inline constexpr IsaTiles kIsa{"avx512", 8, 3, 6, 4, 8, 2, 8};
 #elif defined(__aarch64__)                   // 32 registers
-inline constexpr IsaTiles kIsa{"neon64", 8, 3, 6, 4, 8};
+inline constexpr IsaTiles kIsa{"neon64", 8, 3, 6, 4, 8, 2, 8};
 #elif defined(__AVX2__) && defined(__FMA__)  // 16 registers: an 8×3 tile spills
-inline constexpr IsaTiles kIsa{"avx2", 4, 3, 6, 2, 4};
+inline constexpr IsaTiles kIsa{"avx2", 4, 3, 6, 2, 8, 1, 4};
 #else
-inline constexpr IsaTiles kIsa{"baseline", 4, 3, 4, 2, 4};
+inline constexpr IsaTiles kIsa{"baseline", 4, 3, 4, 2, 8, 1, 4};
 #endif
 
 inline constexpr int kTileKeys = kIsa.wide_keys;

@@ -5,8 +5,6 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-inline constexpr float kLog2e = 1.44269504088896340736f;
-
 /// How two states combine: factors for the values of each, new max and sum. Max is in units of log 2.
 template <class T>
 struct Merged {

@@ -38,6 +38,7 @@ void naive_row(const P& problem, Index row, Index head) {
     double dot = 0;
     for (Index d = 0; d < source.head_dim(); ++d)
       dot += static_cast<double>(q[static_cast<std::size_t>(d)]) * static_cast<double>(*run.key_at(i, d));
+    dot *= static_cast<double>(run.scale_of_key(i));
     double& s = score[static_cast<std::size_t>(j)];
     s = problem.scores(static_cast<double>(problem.scale) * dot, ExactPosition{query},
                        ExactPosition{problem.first_key + j}, problem.site(head));
@@ -49,8 +50,9 @@ void naive_row(const P& problem, Index row, Index head) {
   for_each_visible(problem, query, kv_head, [&](Index j, const auto& run, Index i) {
     const double weight = std::exp(score[static_cast<std::size_t>(j)] - (unseen ? 0 : max));
     sum += weight;
+    const double by = weight * static_cast<double>(run.scale_of_value(i));
     for (std::size_t d = 0; d < out.size(); ++d)
-      out[d] += weight * static_cast<double>(*run.value_at(i, static_cast<Index>(d)));
+      out[d] += by * static_cast<double>(*run.value_at(i, static_cast<Index>(d)));
   });
 
   // A sink takes the maximum as a float in units of log 2: what that rounds away goes into sum and values.

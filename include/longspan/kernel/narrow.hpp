@@ -10,6 +10,7 @@
 
 #include <longspan/core/scratch.hpp>
 #include <longspan/core/transpose.hpp>
+#include <longspan/kernel/narrow_softmax.hpp>
 #include <longspan/kernel/products.hpp>
 #include <longspan/kernel/schedule.hpp>
 #include <longspan/kernel/state.hpp>
@@ -36,7 +37,7 @@ class NarrowKernel {
   static Index scratch_floats(Index queries, Index head_dim, Index value_dim) {
     const Index q = ceil_div(queries, 16) * 16, words = words_of(head_dim);
     return q * (words + kBlock + 1) + kCopied * kLanes * 2 * words + kBlock / Words::kPer * padded(value_dim) +
-           padded(head_dim) + 2 * state_floats(queries, value_dim);
+           padded(head_dim) + 2 * state_floats(queries, value_dim) + 2 * kBlock;
   }
 
   NarrowKernel(const P& problem, const TaskRange& task, Scratch& scratch)
@@ -61,6 +62,10 @@ class NarrowKernel {
     total_ = take(state_floats(queries_, value_dim_));
     query_ = take(q * words_);
     rescale_ = take(q);
+    key_scale_ = take(kBlock);
+    value_scale_ = take(kBlock);
+    std::fill_n(key_scale_, kBlock, problem.score_factor());
+    std::fill_n(value_scale_, kBlock, 1.f);
     float* const exact = take(padded(head_dim_));
     for (Index i = 0; i < queries_; ++i) {
       float* const to = query_ + i * words_;
@@ -124,6 +129,10 @@ class NarrowKernel {
  private:
   static constexpr int kVectors = static_cast<int>(kBlock) / kLanes;  // of keys in a block
   static constexpr int kCopied = 2;                                   // of keys that are copied at a time
+  static constexpr bool kDecoded = ByteElement<Element>;
+  template <int N>
+  using Constant = std::integral_constant<int, N>;
+
   static Index words_of(Index dim) { return ceil_div(dim, Words::kPer); }
 
   Index row(Index i) const { return rows_.begin + i % group_queries_ / task_.heads.size(); }
@@ -147,6 +156,19 @@ class NarrowKernel {
     if (p_.work && !careful_) p_.work->add(work);
   }
 
+  /// f(queries, vectors) of the register tile that suits: a tall one where some queries more fill it, and one with
+  /// registers to spare where what is loaded has to be decoded.
+  template <class F>
+  LONGSPAN_INLINE void with_tile(F&& f) const {
+    constexpr int kMany = kIsa.tall_queries, kFew = kIsa.tall_vectors;
+    if (group_queries_ > (kDecoded ? kMany / 2 : kIsa.narrow_queries) && (kDecoded || group_queries_ <= kMany))
+      f(Constant<kMany>{}, Constant<kFew>{});
+    else if constexpr (kDecoded)
+      f(Constant<kMany / 2>{}, Constant<2 * kFew>{});
+    else
+      f(Constant<kIsa.narrow_queries>{}, Constant<kIsa.narrow_vectors>{});
+  }
+
   /// Calls f(integral_constant n, i) for the KV head's queries [i, i + n): tiles of Tile, then one for the remainder.
   template <int Tile, class F>
   LONGSPAN_INLINE void for_each_query(F&& f) const {
@@ -162,7 +184,9 @@ class NarrowKernel {
   /// computed with, the next is asked for.
   void add_tile(const Tile& tile, Interval heads, float* state) {
     const Index step = interleaved_ ? kLanes : kBlock;
-    const Index tiles = ceil_div(group_queries_, kIsa.narrow_queries), columns = kIsa.narrow_vectors * kLanes;
+    Index tiles = 0, columns = 0;
+    with_tile(
+        [&](auto queries, auto vectors) { tiles = ceil_div(group_queries_, queries()), columns = vectors() * kLanes; });
     const auto regions = [&](auto&& f) LONGSPAN_LAMBDA {
       for (Index at = (tile.keys.begin - tile.block) / step * step; tile.block + at < tile.keys.end; at += step)
         f(intersect(tile.keys, {tile.block + at, tile.block + at + step}));
@@ -177,7 +201,7 @@ class NarrowKernel {
     regions([&](Interval keys) LONGSPAN_LAMBDA {
       Ahead next = keys.end < tile.keys.end ? ahead_.keys({keys.end, keys.end + step}, heads)
                                             : ahead_.values({tile.keys.begin, tile.keys.begin + step}, heads);
-      next = next.over(heads.size() * score_steps(ceil_div(keys.size(), kLanes), tiles));
+      next = next.over(heads.size() * score_steps(ceil_div(keys.size(), kLanes), tiles, columns));
       for_each_head([&]() LONGSPAN_LAMBDA { scores(tile, keys, next); });
     });
     const auto after = [&](Interval keys, Index softmax_steps) LONGSPAN_LAMBDA {
@@ -198,8 +222,8 @@ class NarrowKernel {
   }
 
   /// How often scores() calls Ahead::step for one KV head.
-  Index score_steps(Index vectors, Index tiles) const {
-    if (!rows_of_keys_) return tiles * words_ * kVectors / kIsa.narrow_vectors;
+  Index score_steps(Index vectors, Index tiles, Index columns) const {
+    if (!rows_of_keys_) return tiles * words_ * kBlock / columns;
     if (group_queries_ <= kIsa.row_queries) return vectors * words_;
     return tiles * words_ * ceil_div(vectors, kCopied);
   }
@@ -209,9 +233,12 @@ class NarrowKernel {
   /// first-level cache.
   void scores(const Tile& tile, Interval keys, Ahead& ahead) {
     const Index first = (keys.begin - tile.block) / kLanes, last = ceil_div(keys.end - tile.block, kLanes);
+    if constexpr (kScaled<Element>) read_scales(p_, kv_head_, keys, tile.block, key_scale_, value_scale_);
     if (keys == tile.keys && find_keys(tile)) {
-      for (Index v = 0; v < kVectors; v += kIsa.narrow_vectors)
-        scores<Words, kIsa.narrow_vectors>(key_at_ + v, dim_stride_, v, ahead);
+      with_tile([&](auto queries, auto vectors) LONGSPAN_LAMBDA {
+        for (Index v = 0; v < kVectors; v += vectors)
+          scores<Words, queries(), vectors()>(key_at_ + v, dim_stride_, v, ahead);
+      });
     } else if (group_queries_ <= kIsa.row_queries) {
       for (Index v = first; v < last; ++v) scores_of_rows(tile, v, ahead);
     } else if (last - first == 1) {
@@ -222,12 +249,12 @@ class NarrowKernel {
   }
 
   /// Of the vectors of keys [v, v + Vectors), which lie at `key`, as columns that are dim_stride elements apart.
-  template <class Read, int Vectors, class T>
+  template <class Read, int Queries, int Vectors, class T>
   void scores(const T* const* key, Index dim_stride, Index v, Ahead& ahead) {
-    for_each_query<kIsa.narrow_queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
+    for_each_query<Queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
       narrow_scores<Words, decltype(n)::value, Vectors, Read>(key, dim_stride, words_, query_ + i * words_, words_,
                                                               weight_ + i * kBlock + v * kLanes, kBlock,
-                                                              p_.score_factor(), ahead);
+                                                              key_scale_ + v * kLanes, ahead);
     });
   }
 
@@ -239,8 +266,8 @@ class NarrowKernel {
       if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0 && whole_vector(run, tile, i))
         return for_each_query<kIsa.row_queries>([&](auto n, Index q) LONGSPAN_LAMBDA {
           narrow_scores_of_rows<Words, decltype(n)::value>(run.key, run.key_stride, words_, query_ + q * words_, words_,
-                                                           weight_ + q * kBlock + v * kLanes, kBlock, p_.score_factor(),
-                                                           ahead);
+                                                           weight_ + q * kBlock + v * kLanes, kBlock,
+                                                           key_scale_ + v * kLanes, ahead);
         });
     }
     copied_scores<1>(tile, v, ahead);
@@ -275,53 +302,18 @@ class NarrowKernel {
   void copied_scores(const Tile& tile, Index v, Ahead& ahead) {
     constexpr Index kStride = Vectors * kLanes;
     const Index first = tile.block + v * kLanes;
-    p_.for_each_piece(
-        kv_head_, intersect(tile.keys, {first, first + kStride}), [&](const auto& run, Index key) LONGSPAN_LAMBDA {
-          float* to = key_ + (key - first);
-          const float* rows = encoded_key_;
-          Index stride = words_;
-          if constexpr (kAreWords<Element>)
-            if (run.dim_stride == 1) rows = run.key, stride = run.key_stride;
-          if (rows != encoded_key_ || encode_keys(run, run.size, head_dim_, encoded_key_, words_, kStride))
-            transpose(rows, stride, run.size, words_, to, kStride);
-          else
-            for (Index d = 0; d < head_dim_; ++d) std::copy_n(rows + d * kStride, run.size, to + d * kStride);
-        });
+    copy_keys(p_, kv_head_, intersect(tile.keys, {first, first + kStride}), first, encoded_key_, key_, kStride);
     const float* at[Vectors];
     for (Index i = 0; i < Vectors; ++i) at[i] = key_ + i * kLanes;
-    scores<FloatWords, Vectors>(at, kStride, v, ahead);
+    scores<FloatWords, kIsa.narrow_queries, Vectors>(at, kStride, v, ahead);
   }
 
-  /// Score functions, mask, weights, and each query's running maximum and sum.
+  /// Weights, and each query's running maximum and sum.
   void softmax(const Tile& tile, float* state, Ahead& ahead) {
-    const Lanes lane = iota();
-    const Lanes from(static_cast<float>(tile.keys.begin - tile.block)),
-        to(static_cast<float>(tile.keys.end - tile.block));
-    const bool whole = tile.keys.size() == kBlock;
-    for (Index i = first_; i < first_ + group_queries_; ++i) {
-      float& max = maxima(state)[i];
-      float* weight = weight_ + i * kBlock;
-      const Position<float> query{p_.first_query + row(i), 0.f};
-      Lanes x[kVectors], largest(max);
-      unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA {
-        const Lanes key = lane + Lanes(static_cast<float>(v * kLanes));
-        x[v] =
-            finish_scores(p_, load(weight + v * kLanes), query, Position<Lanes>{tile.block, key}, head(i), tile.full);
-        if (!whole) x[v] = xsimd::select((key >= from) & (key < to), x[v], Lanes(kMinusInfinity));
-        largest = xsimd::max(largest, x[v]);
-        ahead.step_lines();
-      });
-      const float grown = largest_lane(largest), shift = Merged<float>::finite(grown);
-      unroll<kVectors>([&](auto v)
-                           LONGSPAN_LAMBDA { store(weight + v * kLanes, Words::weight(exp2(x[v] - Lanes(shift)))); });
-      rescale_[i] = exp2(max - shift);
-      max = grown;
-      sums(state)[i] = fma(sums(state)[i], rescale_[i], block_sum(weight));
-      if constexpr (Words::kPer > 1)
-        unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA {
-          Words::store_pairs(weight + v * kLanes / Words::kPer, load(weight + v * kLanes));
-        });
-    }
+    if constexpr (kScaled<Element>) read_scales(p_, kv_head_, tile.keys, tile.block, key_scale_, value_scale_);
+    for (Index i = first_; i < first_ + group_queries_; ++i)
+      rescale_[i] = narrow_softmax(p_, tile, p_.first_query + row(i), head(i), weight_ + i * kBlock, value_scale_,
+                                   maxima(state)[i], sums(state)[i], ahead);
   }
 
   /// Values of a region, in place where they are whole vectors of words, else encoded.
@@ -333,21 +325,23 @@ class NarrowKernel {
             rows.from(d), words, weight_ + i * kBlock + (key - tile.block) / Words::kPer, kBlock, out + i * padded_ + d,
             padded_, rescale ? rescale + i : nullptr, ahead);
       };
-      const auto columns = [&](auto vectors, Index d) LONGSPAN_LAMBDA {
-        for_each_query<kIsa.narrow_queries>([&](auto n, Index i)
-                                                LONGSPAN_LAMBDA { add_to(n, vectors, std::false_type{}, i, d); });
-      };
-      constexpr Index kWide = kIsa.narrow_vectors * kLanes;
-      const std::integral_constant<int, 1> one;
-      Index d = 0;
-      if (careful_)
+      if (careful_) {
         for (Index i = first_; i < first_ + group_queries_; ++i)
-          for (d = 0; d < padded_; d += kLanes) add_to(one, one, std::true_type{}, i, d);
-      for (; d + kWide <= padded_; d += kWide) columns(std::integral_constant<int, kIsa.narrow_vectors>{}, d);
-      for (; d < padded_; d += kLanes) columns(one, d);
+          for (Index d = 0; d < padded_; d += kLanes) add_to(Constant<1>{}, Constant<1>{}, std::true_type{}, i, d);
+      } else {
+        with_tile([&](auto queries, auto vectors) LONGSPAN_LAMBDA {
+          const auto columns = [&](auto width, Index d) LONGSPAN_LAMBDA {
+            for_each_query<queries()>([&](auto n, Index i)
+                                          LONGSPAN_LAMBDA { add_to(n, width, std::false_type{}, i, d); });
+          };
+          Index d = 0;
+          for (; d + vectors * kLanes <= padded_; d += vectors * kLanes) columns(vectors, d);
+          for (; d < padded_; d += kLanes) columns(Constant<1>{}, d);
+        });
+      }
       rescale = nullptr;
     };
-    bool in_place = (kLieAsWords<Element> || Words::kPer == 1) && value_dim_ == padded_;
+    bool in_place = value_dim_ == padded_;
     p_.for_each_piece(kv_head_, keys, [&](const auto& run, Index key) LONGSPAN_LAMBDA {
       // no word may be cut but by the end of `keys`
       const Index place = (key - tile.block) % Words::kPer, end = key + run.size;
@@ -389,7 +383,7 @@ class NarrowKernel {
   Index group_queries_, queries_;                 // of one KV head, of all
   Index kv_head_ = 0, first_ = 0, next_key_ = 0;  // the KV head at work and its first query; where the next tile is
   Index head_dim_, value_dim_, words_, padded_;
-  float *key_, *encoded_key_, *weight_, *value_, *split_, *total_, *query_, *rescale_;
+  float *key_, *encoded_key_, *weight_, *value_, *split_, *total_, *query_, *rescale_, *key_scale_, *value_scale_;
   const Element* key_at_[kVectors] = {};
   Index dim_stride_ = 0;
   bool rows_of_keys_ = true;  // token-major

@@ -15,12 +15,12 @@ namespace longspan::inline LONGSPAN_ISA {
 
 /// weight[k][queries] = Σ_d key[k][d] · query[d][queries], and largest[queries] the largest of them and of itself: for
 /// `keys` keys, Keys at a time (the last ones may be done twice), and Vectors vectors of queries in aligned rows of
-/// kWideRows; each multiplied by `scale` where words ask for that. Word d of key k is at key + k·stride + d words
-/// in rows, and at key + d·stride + k words in columns; strides are in bytes. All tiles of a block in one call: what a
-/// call costs is 4% of a tile.
+/// kWideRows; each multiplied by the key's `scale` where words ask for that. Word d of key k is at key + k·stride + d
+/// words in rows, and at key + d·stride + k words in columns; strides are in bytes. All tiles of a block in one call:
+/// what a call costs is 4% of a tile.
 template <class Words, int Keys, int Vectors, bool Rows>
 [[gnu::noinline]] void wide_scores(const std::byte* key, Index stride, Index keys, Index dim, const float* query,
-                                   float* weight, float* largest, float scale, Ahead& ahead) {
+                                   float* weight, float* largest, const float* scale, Ahead& ahead) {
   constexpr Index kWord = sizeof(float);
   if constexpr (Keys > 1)
     if (keys < Keys)
@@ -47,7 +47,7 @@ template <class Words, int Keys, int Vectors, bool Rows>
     unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
       Lanes top = Lanes::load_aligned(largest + i * kLanes);
       unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
-        if constexpr (Words::kScalesScores) a[k][i] = a[k][i] * Lanes(scale);
+        if constexpr (Words::kScalesScores) a[k][i] = a[k][i] * Lanes(scale[j + k]);
         a[k][i].store_aligned(to + k * kWideRows + i * kLanes);
         top = xsimd::max(top, a[k][i]);
       });
@@ -114,11 +114,11 @@ template <class Words, int Dims, int Vectors, bool Careful>
 }
 
 /// weight[q][keys] = Σ_d query[q][d] · key[d][keys], for Queries queries and Vectors vectors of keys that lie at `key`,
-/// dim_stride elements apart and are loaded by Read; multiplied by `scale` where words ask for that. `dim` counts
-/// words, as do the strides of rows of queries and of weights.
+/// dim_stride elements apart and are loaded by Read; multiplied by each key's `scale` where words ask for that. `dim`
+/// counts words, as do the strides of rows of queries and of weights.
 template <class Words, int Queries, int Vectors, class Read, class Element>
 [[gnu::noinline]] void narrow_scores(const Element* const* key, Index dim_stride, Index dim, const float* query,
-                                     Index query_stride, float* weight, Index weight_stride, float scale,
+                                     Index query_stride, float* weight, Index weight_stride, const float* scale,
                                      Ahead& ahead) {
   Ahead next = ahead;  // a copy stays in registers
   Lanes a[Queries][Vectors];
@@ -137,7 +137,7 @@ template <class Words, int Queries, int Vectors, class Read, class Element>
   }
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
     unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA {
-      if constexpr (Words::kScalesScores) a[q][j] = a[q][j] * Lanes(scale);
+      if constexpr (Words::kScalesScores) a[q][j] = a[q][j] * longspan::load(scale + j * kLanes);
       store(weight + q * weight_stride + j * kLanes, a[q][j]);
     });
   });
@@ -148,7 +148,7 @@ template <class Words, int Queries, int Vectors, class Read, class Element>
 /// bound by the chain of fused multiply-adds for up to kIsa.row_queries queries.
 template <class Words, int Queries, class Element>
 [[gnu::noinline]] void narrow_scores_of_rows(const Element* key, Index key_stride, Index dim, const float* query,
-                                             Index query_stride, float* weight, Index weight_stride, float scale,
+                                             Index query_stride, float* weight, Index weight_stride, const float* scale,
                                              Ahead& ahead) {
   Ahead next = ahead;
   Lanes a[Queries];
@@ -172,28 +172,10 @@ template <class Words, int Queries, class Element>
     add(Lanes::load_aligned(column), d);
   }
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-    if constexpr (Words::kScalesScores) a[q] = a[q] * Lanes(scale);
+    if constexpr (Words::kScalesScores) a[q] = a[q] * longspan::load(scale);
     store(weight + q * weight_stride, a[q]);
   });
   ahead = next;
-}
-
-/// The sum of a block's weights, in the order that wide.hpp documents.
-inline float block_sum(const float* w) {
-  Lanes t[16 / kLanes];
-  for (int j = 0; j < 16; j += kLanes)
-    t[j / kLanes] = ((load(w + j) + load(w + j + 16)) + load(w + j + 32)) + load(w + j + 48);
-  for (int half = 8 / kLanes; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) t[j] = t[j] + t[j + half];
-  return fold(t[0], [](const auto& a, const auto& b) LONGSPAN_LAMBDA { return a + b; });
-}
-
-/// The largest lane. With a NaN among them it may be any: weights then are NaN whatever the maximum is.
-inline float largest_lane(const Lanes& x) {
-  return fold(x, [](const auto& a, const auto& b) LONGSPAN_LAMBDA {
-    using std::max;
-    return max(a, b);
-  });
 }
 
 /// Rows of words of values: value(v) is vector v of the row, next() goes to the row behind it, from(d) are the same

@@ -33,7 +33,7 @@ class WideKernel {
   static Index scratch_floats(Index head_dim, Index value_dim) {
     const Index words = words_of(head_dim), widest = std::max(words, value_dim);
     return kRows * (words + kBlock + value_dim + widest + 2) + kBlock * (words + (kAreWords<Element> ? 0 : value_dim)) +
-           (Words::kPer == 1 ? 0 : kRows * kBlock / Words::kPer);
+           (Words::kPer == 1 ? 0 : kRows * kBlock / Words::kPer) + 2 * kBlock;
   }
 
   WideKernel(const P& problem, const TaskRange& task, Scratch& scratch)
@@ -56,6 +56,10 @@ class WideKernel {
     largest_ = take(kRows);
     weight_word_ = Words::kPer == 1 ? weight_ : take(kRows * kBlock / Words::kPer);
     encoded_key_ = take(kBlock * words_);
+    key_scale_ = take(kBlock);
+    value_scale_ = take(kBlock);
+    std::fill_n(key_scale_, kBlock, problem.score_factor());
+    std::fill_n(value_scale_, kBlock, 1.f);
     if constexpr (!kAreWords<Element>) encoded_value_ = take(kBlock * value_dim_);
   }
 
@@ -154,13 +158,14 @@ class WideKernel {
   void scores(const Tile& tile) {
     Ahead ahead = ahead_.values(tile.keys, head()).over(ceil_div(tile.keys.size(), kTileKeys) * words_);
     for (int i = 0; i < vectors_; ++i) max_[i].store_aligned(largest_ + i * kLanes);
+    if constexpr (kScaled<Element>) read_scales(p_, kv_head_, tile.keys, tile.block, key_scale_, value_scale_);
     p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
       float* weight = weight_ + (first - tile.block) * kRows;
       const auto add = [&](auto rows, const auto* key, Index stride) LONGSPAN_LAMBDA {
         with_vectors([&](auto vectors) LONGSPAN_LAMBDA {
           wide_scores<Words, kTileKeys, vectors.value, rows.value>(
               reinterpret_cast<const std::byte*>(key), stride * static_cast<Index>(sizeof(*key)), run.size, words_,
-              query_, weight, largest_, p_.score_factor(), ahead);
+              query_, weight, largest_, key_scale_ + (first - tile.block), ahead);
         });
       };
       if constexpr (kLieAsWords<Element>) {
@@ -214,8 +219,10 @@ class WideKernel {
           float* word = weight_word_ + key / Words::kPer * kRows + i * kLanes;
           Lanes earlier(0.f);
           unroll<kGroup / 2>([&](auto j) LONGSPAN_LAMBDA {
-            const Lanes weight = Words::weight(exp2(Lanes::load_aligned(score + j * kRows) - shift));
-            sum[half][j % kSums] = sum[half][j % kSums] + weight;
+            const Lanes exact = exp2(Lanes::load_aligned(score + j * kRows) - shift);
+            Lanes weight = Words::weight(exact);
+            sum[half][j % kSums] = sum[half][j % kSums] + (kScaled<Element> ? exact : weight);
+            if constexpr (kScaled<Element>) weight = Words::weight(scaled_weight(exact, Lanes(value_scale_[key + j])));
             if constexpr (Words::kPer == 1)
               weight.store_aligned(word + j * kRows);
             else if constexpr (j % 2 == 0)
@@ -303,7 +310,8 @@ class WideKernel {
   int vectors_;  // that the rows fill
   Index head_dim_, value_dim_, words_;
   float *query_, *weight_, *value_, *total_value_, *rescale_, *largest_;
-  float *weight_word_, *encoded_key_, *encoded_value_ = nullptr;  // encoded: what can't be read where it is
+  float *weight_word_, *encoded_key_, *encoded_value_ = nullptr, *key_scale_,
+                                      *value_scale_;  // encoded: what can't be read where it is
   Lanes max_[kTileVectors], sum_[kTileVectors], total_max_[kTileVectors], total_sum_[kTileVectors];
   bool fresh_ = true, careful_ = false;
 };

@@ -4,8 +4,9 @@
 
 #include <type_traits>
 
+#include <longspan/core/bytes.hpp>
 #include <longspan/core/concepts.hpp>
-#include <longspan/core/elements.hpp>
+#include <longspan/core/transpose.hpp>
 #include <longspan/kernel/tiles.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -19,8 +20,8 @@ LONGSPAN_INLINE Lanes broadcast(const void* p) {
 
 /// One float: the elements of keys and values are widened. Queries are scaled before; weights are exact.
 struct FloatWords {
-  static constexpr Index kPer = 1;  ///< elements of a sum (dims of a key, keys of a value) in a word
-  static constexpr bool kScalesScores = false;
+  static constexpr Index kPer = 1;              ///< elements of a sum (dims of a key, keys of a value) in a word
+  static constexpr bool kScalesScores = false;  ///< a score is multiplied by a factor of its key
 
   static LONGSPAN_INLINE Lanes add(const Lanes& sum, const Lanes& a, const Lanes& b) { return fma(a, b, sum); }
   /// A weight of 0 adds nothing, whatever the value is.
@@ -41,7 +42,27 @@ struct FloatWords {
   }
 };
 
+/// The same for elements with a scale a key.
+struct ScaledFloatWords : FloatWords {
+  static constexpr bool kScalesScores = true;
+};
+
 #if defined(LONGSPAN_BF16_DOT_PRODUCTS)
+/// The bf16 that are the codes 0 to 127 of a type.
+template <ByteElement T>
+struct ByteTable {
+  alignas(64) std::uint16_t bits[128];
+  constexpr ByteTable() : bits() {
+    for (int i = 0; i < 128; ++i) {
+      T code;
+      code.bits = static_cast<decltype(code.bits)>(i);
+      bits[i] = bf16(static_cast<float>(code)).bits;
+    }
+  }
+};
+template <ByteElement T>
+inline constexpr ByteTable<T> kByteTable;
+
 /// Two bf16 that are neighbours in a sum, the earlier one in the lower half. vdpbf16ps adds the upper product, then the
 /// lower, each in one rounding, and takes denormals for 0. Queries and weights are rounded to bf16; the score is scaled
 /// afterwards, so that a query that is bf16 stays as it is, and the sum of weights is that of the rounded ones.
@@ -71,7 +92,32 @@ struct Bf16Pairs {
   }
 
   static LONGSPAN_INLINE Lanes load(const bf16* p) { return Lanes(_mm512_loadu_ps(p)); }
+  /// … of 32 bytes: by their seven lower bits (of i8, the size) from a table of bf16, and the sign.
+  template <ByteElement T>
+  static LONGSPAN_INLINE Lanes load(const T* p) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    __m512i index, sign;
+    if constexpr (kScaled<T>) {
+      sign = _mm512_cvtepi8_epi16(bytes);
+      index = _mm512_abs_epi16(sign);
+    } else {
+      index = _mm512_cvtepu8_epi16(bytes);
+      sign = _mm512_slli_epi16(index, 8);
+    }
+    const auto part = [](int i) LONGSPAN_LAMBDA { return _mm512_load_si512(kByteTable<T>.bits + i * 32); };
+    const __m512i low = _mm512_permutex2var_epi16(part(0), index, part(1));
+    const __m512i high = _mm512_permutex2var_epi16(part(2), index, part(3));
+    const __mmask32 upper = _mm512_test_epi16_mask(index, _mm512_set1_epi16(64));
+    const __m512i size = _mm512_mask_blend_epi16(upper, low, high);
+    constexpr int kOrAnd = 0xf8;  // a | (b & c)
+    return Lanes(_mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(size, sign, _mm512_set1_epi16(static_cast<short>(0x8000)), kOrAnd)));
+  }
   /// kLanes words of the elements of two rows.
+  template <ByteElement T>
+  static LONGSPAN_INLINE Lanes zip(const T* earlier, const T* later) {
+    return pair(longspan::load(earlier), longspan::load(later));
+  }
   static LONGSPAN_INLINE Lanes zip(const bf16* earlier, const bf16* later) {
     const auto half = [](const bf16* p) LONGSPAN_LAMBDA {
       return _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -79,6 +125,12 @@ struct Bf16Pairs {
     return Lanes(_mm512_castsi512_ps(_mm512_permutex2var_epi16(half(earlier), zip_order(0), half(later))));
   }
   /// Words of the first elements of two rows, as many as make whole vectors; returns how many.
+  template <ByteElement T>
+  static Index zip_rows(const T* earlier, const T* later, Index dim, float* words) {
+    Index d = 0;
+    for (; d + kLanes <= dim; d += kLanes) store(words + d, zip(earlier + d, later + d));
+    return d;
+  }
   static Index zip_rows(const bf16* earlier, const bf16* later, Index dim, float* words) {
     const __m512i low = zip_order(0), high = zip_order(16);
     Index d = 0;
@@ -112,11 +164,12 @@ struct Bf16Pairs {
 /// its argument, and `if constexpr` would have its other branch compiled as well.
 template <class Element>
 struct WordsFor {
-  using Type = FloatWords;
+  using Type = std::conditional_t<kScaled<Element>, ScaledFloatWords, FloatWords>;
 };
 #if defined(LONGSPAN_BF16_DOT_PRODUCTS)
-template <>
-struct WordsFor<bf16> {
+template <class Element>
+requires std::same_as<Element, bf16> || ByteElement<Element>
+struct WordsFor<Element> {
   using Type = Bf16Pairs;
 };
 #endif
@@ -128,6 +181,23 @@ template <class Element>
 inline constexpr bool kLieAsWords = sizeof(Element) * static_cast<std::size_t>(WordsOf<Element>::kPer) == sizeof(float);
 template <class Element>
 inline constexpr bool kAreWords = kLieAsWords<Element>&& WordsOf<Element>::kPer == 1;
+
+/// The scales of `keys`, at their place in the block that begins at `block`: what scores are multiplied by, and what
+/// weights are before they meet values.
+template <class P>
+void read_scales(const P& problem, Index kv_head, Interval keys, Index block, float* of_keys, float* of_values) {
+  problem.for_each_piece(kv_head, keys, [&](const auto& run, Index key) {
+    for (Index j = 0; j < run.size; ++j) {
+      of_keys[key - block + j] = run.key_scale[j] * problem.score_factor();
+      of_values[key - block + j] = run.value_scale[j];
+    }
+  });
+}
+
+/// A weight as it meets a value with a scale; one of 0 stays 0 whatever that is.
+LONGSPAN_INLINE Lanes scaled_weight(const Lanes& weight, const Lanes& scale) {
+  return xsimd::select(weight == Lanes(0.f), weight, weight * scale);
+}
 
 /// The first `keys` keys of a run as words, whatever their layout: rows, row_stride words apart, or (false is returned)
 /// columns, column_stride words apart.
@@ -154,6 +224,25 @@ bool encode_keys(const KeyValueRun<Element>& run, Index keys, Index dim, float* 
   return true;
 }
 
+/// `keys` as columns of words, `stride` words apart, of which the first is at position `first`. `encoded` is for what
+/// lies in rows that are no words yet.
+template <class P>
+void copy_keys(const P& problem, Index kv_head, Interval keys, Index first, float* encoded, float* to, Index stride) {
+  using Element = typename P::Source::Element;
+  const Index dim = problem.source.head_dim(), words = ceil_div(dim, WordsOf<Element>::kPer);
+  problem.for_each_piece(kv_head, keys, [&](const auto& run, Index key) {
+    float* const columns = to + (key - first);
+    const float* rows = encoded;
+    Index row_stride = words;
+    if constexpr (kAreWords<Element>)
+      if (run.dim_stride == 1) rows = run.key, row_stride = run.key_stride;
+    if (rows != encoded || encode_keys(run, run.size, dim, encoded, words, stride))
+      transpose(rows, row_stride, run.size, words, columns, stride);
+    else
+      for (Index d = 0; d < dim; ++d) std::copy_n(rows + d * stride, run.size, columns + d * stride);
+  });
+}
+
 /// The values at the positions `keys`, inside the block that begins at `block`, as rows of words, `stride` words apart,
 /// from the word that keys.begin is in on; what is not among `keys` counts as 0.
 template <class P>
@@ -175,9 +264,9 @@ void encode_values(const P& problem, Index kv_head, Interval keys, Index block, 
     } else {
       if (pack == 1 && elements[0] && elements[1]) d = Words::zip_rows(elements[0], elements[1], dim, words);
       for (; d < dim; ++d) {
-        Element word[Words::kPer] = {};
+        bf16 word[Words::kPer] = {};
         for (Index e = 0; e < Words::kPer; ++e)
-          if (elements[e]) word[e] = elements[e][d * pack];
+          if (elements[e]) word[e] = bf16(static_cast<float>(elements[e][d * pack]));
         std::memcpy(words + d, word, sizeof word);
       }
     }

@@ -1,16 +1,16 @@
 #pragma once
 // Keys and values as two tensors in the caller's memory.
 
+#include <longspan/core/bytes.hpp>
 #include <longspan/core/concepts.hpp>
-#include <longspan/core/elements.hpp>
 #include <longspan/core/view.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
 /// [keys, kv_heads, head_dim] and [keys, kv_heads, value_dim] with any strides between rows. Throws
 /// std::invalid_argument when tokens or heads differ.
-template <ElementType T = float>
-class Contiguous {
+template <StoredElement T = float>
+requires(!kScaled<T>) class Contiguous {
  public:
   using Element = T;
 

@@ -2,7 +2,10 @@
 // Where the angles of a rotary embedding come from: one inverse frequency per pair of elements, chosen by a policy. A
 // further scaling is one more file with one more policy; Rope asks a policy once, at construction, and forgets it, so a
 // scaling never becomes part of a type. What a scaling depends on (its factor, the trained context, the current length)
-// are the policy's own fields.
+// are the policy's own fields. Here: those that treat all pairs alike. Those that look at wavelengths: by_parts.hpp;
+// those that look at the length of the sequence: by_length.hpp; all of them by their names in a file: rope_scaling.hpp.
+//
+// Rotating a part of each head is Rope's own rotary_dim; bases by layer (Gemma 3) are two Ropes.
 
 #include <cmath>
 #include <concepts>
@@ -23,9 +26,17 @@ concept FrequencyPolicy = std::copyable<P> && requires(const P& policy, Index ro
 };
 
 namespace detail {
-/// For a policy's own factors: "<argument>: got <factor>, expected finite and > 0".
-inline void check_factor(const char* argument, double factor) {
+/// For what multiplies: "<argument>: got <factor>, expected finite and > 0".
+inline void check_positive(const char* argument, double factor) {
   check(std::isfinite(factor) && factor > 0, argument, factor, "finite and > 0");
+}
+/// For how much longer a context becomes: a model is never made to see less than it can.
+inline void check_factor(const char* argument, double factor) {
+  check(std::isfinite(factor) && factor >= 1, argument, factor, "finite and >= 1");
+}
+/// For a number of tokens.
+inline void check_context(const char* argument, Index tokens) {
+  check(tokens >= 1 && tokens < kPositionEnd, argument, tokens, "within [1, 2^52)");
 }
 }  // namespace detail
 
@@ -55,7 +66,7 @@ struct Plain {
 struct Linear {
   double factor = 1;
 
-  /// As Plain; also throws std::invalid_argument unless factor is finite and > 0.
+  /// As Plain; also throws std::invalid_argument unless factor is finite and >= 1.
   std::vector<double> frequencies(Index rotary_dim, double base) const {
     detail::check_factor("Linear.factor", factor);
     std::vector<double> inverse = Plain{}.frequencies(rotary_dim, base);
@@ -71,17 +82,21 @@ struct Linear {
 struct Ntk {
   double factor = 1;
 
-  /// As Plain; also throws std::invalid_argument unless factor is finite and > 0 and the new base is so too.
+  /// As Plain; also throws std::invalid_argument unless factor is finite and >= 1 and the new base is finite.
   std::vector<double> frequencies(Index rotary_dim, double base) const {
     detail::check_factor("Ntk.factor", factor);
     std::vector<double> inverse = Plain{}.frequencies(rotary_dim, base);  // refuses a bad dim or base by its own name
     if (rotary_dim == 2) return inverse;
-    const double d = static_cast<double>(rotary_dim);
-    const double stretched = base * std::pow(factor, d / (d - 2));
-    check(std::isfinite(stretched) && stretched > 0, "Ntk.factor", factor, "one that leaves the base finite and > 0");
+    const double stretched = stretched_base(rotary_dim, base, factor);
+    check(std::isfinite(stretched), "Ntk.factor", factor, "one that leaves the base finite");
     return Plain{}.frequencies(rotary_dim, stretched);
   }
   double attention_factor() const { return 1; }
+
+  static double stretched_base(Index rotary_dim, double base, double factor) {
+    const double d = static_cast<double>(rotary_dim);
+    return base * std::pow(factor, d / (d - 2));
+  }
 };
 
 }  // namespace longspan::inline LONGSPAN_ISA

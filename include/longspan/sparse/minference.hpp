@@ -86,7 +86,7 @@ struct VerticalSlash {
     const double wanted = mass * static_cast<double>(probe.rows());
     for (Index lines = 0; lines < most && kept < wanted && !heaviest.empty();) {
       const double weight = heaviest.top().first;
-      const Index l = heaviest.top().second;
+      const Index l = heaviest.top().second;  // no binding: lambdas of C++20 may capture one, clang 14 does not
       heaviest.pop();
       const double now = line[static_cast<std::size_t>(l)];
       if (now < 0.999 * weight) {  // other lines have taken some of it

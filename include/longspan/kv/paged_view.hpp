@@ -1,0 +1,55 @@
+#pragma once
+// One sequence of one layer of a paged cache, as the kernels read it.
+
+#include <longspan/kv/page_layout.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+/// The keys [first_key, first_key + keys) of a sequence; first_key is 0 but where a window has given pages back: pass
+/// it as Options::first_key, so that positions are what they were. Valid until the cache changes that sequence or is
+/// destroyed.
+template <StoredElement T>
+class PagedView {
+ public:
+  using Element = T;
+
+  /// `pages` are the entries of the block table from that of key `begin` / page_size on: key i of the view is at
+  /// `begin` % page_size + i of them. `layer` is where the layer's page 0 begins.
+  PagedView(const std::byte* layer, const Index* pages, Index begin, Index keys, Index kv_heads,
+            const PageLayout<T>& layout)
+      : layer_(layer),
+        pages_(pages),
+        first_key_(begin),
+        offset_(begin % layout.page_size),
+        keys_(keys),
+        kv_heads_(kv_heads),
+        layout_(layout) {}
+
+  Index keys() const { return keys_; }
+  Index kv_heads() const { return kv_heads_; }
+  Index head_dim() const { return layout_.head_dim; }
+  Index value_dim() const { return layout_.value_dim; }
+  Index first_key() const { return first_key_; }
+  KeyValueRun<T> run(Index kv_head, Index i) const {
+    const Index place = i + offset_, page_size = layout_.page_size;
+    const std::byte* head = layer_ + (pages_[place / page_size] * kv_heads_ + kv_head) * layout_.head_bytes;
+    return layout_.run(head, place % page_size, keys_ - i);
+  }
+  /// The keys [keys.begin, keys.end) of this view alone; their first_key says where they are.
+  PagedView part(Interval keys) const {
+    check(keys.begin >= 0, "part.keys.begin", keys.begin, ">= 0");
+    check(keys.end >= keys.begin, "part.keys.end", keys.end, AtLeast{keys.begin});
+    check(keys.end <= keys_, "part.keys.end", keys.end, Below{keys_ + 1});
+    const Index skipped = (offset_ + keys.begin) / layout_.page_size;
+    return {layer_, pages_ + skipped, first_key_ + keys.begin, keys.size(), kv_heads_, layout_};
+  }
+
+ private:
+  const std::byte* layer_;
+  const Index* pages_;
+  Index first_key_, offset_, keys_, kv_heads_;
+  PageLayout<T> layout_;
+};
+static_assert(KeyValueSource<PagedView<float>>);
+
+}  // namespace longspan::inline LONGSPAN_ISA

@@ -1,0 +1,241 @@
+#pragma once
+// Attention over keys that are stored as the model made them, without positions, and rotated as they are read. The
+// cache then never has to be rewritten: not when dynamic NTK changes the frequencies, nor when tokens are evicted or
+// move, nor where a key's position depends on the query (rotary_schemes.hpp).
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <longspan/attention.hpp>
+#include <longspan/core/scratch.hpp>
+#include <longspan/position/rope.hpp>
+#include <longspan/rotary_schemes.hpp>
+
+namespace longspan::inline LONGSPAN_ISA {
+
+namespace detail {
+
+/// Some keys of a source, rotated, in memory of their own, [keys, kv_heads, head_dim]; its values in place.
+template <KeyValueSource Source>
+class RotatedKeys {
+ public:
+  using Element = typename Source::Element;
+
+  RotatedKeys(const Source& source, Interval keys, const Element* rotated)
+      : source_(source), keys_(keys), rotated_(rotated) {}
+
+  Index keys() const { return keys_.size(); }
+  Index kv_heads() const { return source_.kv_heads(); }
+  Index head_dim() const { return source_.head_dim(); }
+  Index value_dim() const { return source_.value_dim(); }
+  KeyValueRun<Element> run(Index kv_head, Index i) const {
+    KeyValueRun<Element> run = source_.run(kv_head, keys_.begin + i);
+    run.size = std::min(run.size, keys() - i);
+    run.readable = run.size;
+    run.key = rotated_ + (i * kv_heads() + kv_head) * head_dim();
+    run.key_stride = kv_heads() * head_dim();
+    run.dim_stride = 1;
+    run.key_pack = 1;
+    return run;
+  }
+
+ private:
+  Source source_;
+  Interval keys_;
+  const Element* rotated_;
+};
+
+/// The key at `i` of a run, however it lies, to a row.
+template <class Element>
+inline void copy_keys(const KeyValueRun<Element>& run, Index keys, Index dim, Element* to, Index stride) {
+  if (run.dim_stride == 1 && run.key_pack == 1) {
+    for (Index j = 0; j < keys; ++j) std::copy_n(run.key_at(j, 0), dim, to + j * stride);
+  } else {
+    for (Index d = 0; d < dim; ++d)  // dimension-major: neighbours in memory first
+      for (Index j = 0; j < keys; ++j) to[j * stride + d] = *run.key_at(j, d);
+  }
+}
+
+}  // namespace detail
+
+/// Attention whose queries and keys are rotated as they are read; made by rotary_attention(…).
+///
+/// Calls are those of Attention (attention.hpp) with keys and queries that are not rotated yet; query i and key j are
+/// rotated to where they stand, as first_query and first_key say, or to where the scheme places them. Not for ragged
+/// batches. Bits: those of attention over the keys rotated by rope.blocks() and rounded to their element type, so they
+/// don't depend on threads, pages or chunks; with a scheme of several regions their states merge in a fixed order.
+/// Memory: 2048 rotated keys, the rotated queries of a region and two partial results. Throws std::invalid_argument as
+/// Attention, and for positions below 0 or beyond kRopeEnd, before anything is written.
+template <class Engine, PairLayout Layout, class Regions>
+class RotaryAttention {
+ public:
+  /// `Regions` is a tuple of detail::RegionAttention.
+  RotaryAttention(RopeBlocks<Layout> rope, Regions regions) : rope_(std::move(rope)), regions_(std::move(regions)) {}
+
+  template <class K = const float, class V = const float>
+  void operator()(QueryTensor q, TensorView<K> keys, TensorView<V> values, OutputTensor out,
+                  const Options& options = {}) const {
+    (*this)(q, Contiguous(keys, values), out, options);
+  }
+  template <KeyValueSource Source>
+  void operator()(QueryTensor q, const Source& source, OutputTensor out, const Options& options = {}) const {
+    const Index keys = source.keys(), first_key = options.first_key;
+    const Interval places{options.first_query.value_or(first_key + keys - q.tokens),
+                          options.first_query.value_or(first_key + keys - q.tokens) + q.tokens};
+    check_call(q, source, out, options, places);
+    Options part = options;
+    part.first_query = places.begin;
+    part.lse = {};
+
+    Partial total(q.tokens, q.heads, source.value_dim());
+    std::vector<float> queries(static_cast<std::size_t>(q.tokens * q.heads * q.dim));
+    using Element = typename Source::Element;
+    std::vector<Element> rotated;
+    const TensorView<float> rows = view(queries, q.tokens, q.heads, q.dim);
+    const PositionMap* queries_are_at = nullptr;
+    for (Index begin = first_key; begin < first_key + keys;) {
+      // Segments are the kernels' splits, so a row's states merge as they do inside of one call.
+      const Index end = std::min((begin / kSegment + 1) * kSegment, first_key + keys);
+      each_region([&](const auto& one) {
+        const auto& region = one.region;
+        if (!(next_some(region.mask, places, begin).begin < end)) return;
+        if (queries_are_at != &region.query) rotate_queries(q, region.query, places, rows, options.executor);
+        queries_are_at = &region.query;
+        const Interval some{begin - first_key, end - first_key};
+        rotated.resize(static_cast<std::size_t>(some.size() * source.kv_heads() * q.dim));
+        rotate_keys(source, some, first_key, region.key, rotated.data(), options.executor);
+        part.first_key = begin;
+        merge_into(total, one.attend.partial(rows, detail::RotatedKeys<Source>(source, some, rotated.data()), part));
+      });
+      begin = end;
+    }
+    finish(total, out, options.lse);
+  }
+
+ private:
+  static constexpr Index kSegment = 2048, kTask = 64;  // keys
+
+  template <class F>
+  void each_region(F&& f) const {
+    std::apply([&](const auto&... one) { (f(one), ...); }, regions_);
+  }
+
+  template <class Source>
+  void check_call(QueryTensor q, const Source& source, OutputTensor out, const Options& options,
+                  Interval places) const {
+    check(options.cumulative_queries.empty() && options.cumulative_keys.empty(), "options.cumulative_queries",
+          "a ragged batch", "one sequence");
+    check(q.dim >= rope_.rotary_dim(), "q.dim", q.dim, AtLeast{rope_.rotary_dim()});
+    check(places.begin >= 0 && places.end <= kRopeEnd, "options.first_query", places.begin, "queries within [0, 2^40)");
+    check(options.first_key >= 0 && options.first_key + source.keys() <= kRopeEnd, "options.first_key",
+          options.first_key, "keys within [0, 2^40)");
+    check(out.tokens == q.tokens, "out.tokens", out.tokens, q.tokens);
+    check(out.heads == q.heads, "out.heads", out.heads, q.heads);
+    check(out.dim == source.value_dim(), "out.dim", out.dim, source.value_dim());
+    Options whole = options;
+    whole.first_query = places.begin;
+    each_region([&](const auto& one) {  // what Attention itself asks of a call
+      detail::Batch(q.shape(), std::span<const Source>(&source, 1), whole, one.region.mask, one.scores, {});
+    });
+  }
+
+  void rotate_queries(QueryTensor q, const PositionMap& map, Interval places, TensorView<float> rows,
+                      const ExecutorRef& executor) const {
+    executor.for_each(ceil_div(q.tokens, kTask), [&](Index task, Index) {
+      const Interval some{task * kTask, std::min((task + 1) * kTask, q.tokens)};
+      Index at[kTask];
+      for (Index t = some.begin; t < some.end; ++t) {
+        at[t - some.begin] = map(places.begin + t);
+        for (Index h = 0; h < q.heads; ++h) q.read(t, h, 1.f, rows.row(t, h));
+      }
+      rope_.rotate(rows.slice(some), std::span<const Index>(at, static_cast<std::size_t>(some.size())));
+    });
+  }
+
+  template <class Source>
+  void rotate_keys(const Source& source, Interval keys, Index first_key, const PositionMap& map,
+                   typename Source::Element* rotated, const ExecutorRef& executor) const {
+    const Index heads = source.kv_heads(), dim = source.head_dim();
+    executor.for_each(ceil_div(keys.size(), kTask), [&](Index task, Index) {
+      const Interval some{keys.begin + task * kTask, std::min(keys.begin + (task + 1) * kTask, keys.end)};
+      auto* const to = rotated + (some.begin - keys.begin) * heads * dim;
+      for (Index h = 0; h < heads; ++h)
+        for (Index i = some.begin; i < some.end;) {
+          const auto run = source.run(h, i);
+          const Index size = std::min(run.size, some.end - i);
+          detail::copy_keys(run, size, dim, to + ((i - some.begin) * heads + h) * dim, heads * dim);
+          i += size;
+        }
+      Index at[kTask];
+      for (Index i = some.begin; i < some.end; ++i) at[i - some.begin] = map(first_key + i);
+      rope_.rotate(TensorView<typename Source::Element>{to, some.size(), heads, dim, heads * dim, dim},
+                   std::span<const Index>(at, static_cast<std::size_t>(some.size())));
+    });
+  }
+
+  static void merge_into(Partial& total, const Partial& part) {
+    const auto dim = static_cast<std::size_t>(total.value_dim);
+    for (std::size_t i = 0; i < total.max.size(); ++i)
+      if (part.max[i] != kMinusInfinity || part.sum[i] != 0)
+        merge_row(total.max[i], total.sum[i], &total.values[i * dim], part.max[i], part.sum[i], &part.values[i * dim],
+                  total.value_dim);
+  }
+
+  static void finish(Partial& total, OutputTensor out, std::span<float> lse) {
+    const TensorView<float> rows = view(total.values, total.queries, total.heads, total.value_dim);
+    total.finish(rows, lse);
+    for (Index t = 0; t < total.queries; ++t)
+      for (Index h = 0; h < total.heads; ++h) out.write(t, h, rows.row(t, h));
+  }
+
+  RopeBlocks<Layout> rope_;
+  Regions regions_;
+};
+
+namespace detail {
+/// A region of the scheme and the caller's mask, and attention over both.
+template <class M, class Scores, class Attend>
+struct RegionAttention {
+  Region<M> region;
+  Scores scores;
+  Attend attend;
+};
+
+template <class Engine, class M, class... Policies>
+auto region_attention(const Region<M>& region, const Policies&... policies) {
+  const auto masks = std::tuple_cat(mask_of(policies)...);
+  const auto functions = std::tuple_cat(score_of(policies)...);
+  const auto over = [&](const auto& mask) {
+    auto scores = std::apply([](const auto&... f) { return ScoreChain(f...); }, functions);
+    auto attend = std::apply([&](const auto&... f) { return attention<Engine>(mask, f...); }, functions);
+    using Both = std::decay_t<decltype(mask)>;
+    return RegionAttention<Both, decltype(scores), decltype(attend)>{
+        {mask, region.query, region.key}, std::move(scores), std::move(attend)};
+  };
+  if constexpr (std::tuple_size_v<decltype(masks)> == 0)
+    return over(region.mask);
+  else if constexpr (std::is_same_v<M, Full>)
+    return over(std::get<0>(masks));
+  else
+    return over(std::get<0>(masks) & region.mask);
+}
+}  // namespace detail
+
+/// Attention by a rotary embedding, a scheme that places tokens (rotary_schemes.hpp) and the policies of attention(…):
+/// at most one mask, and any number of score functions. Masks and score functions see true positions. Throws what the
+/// scheme throws. For dynamic NTK and LongRoPE give it the Rope of the present length; it costs about a 64-token
+/// rotation to make.
+template <class Engine = Flash, PairLayout Layout, class Scheme, class... Policies>
+auto rotary_attention(const Rope<Layout>& rope, const Scheme& scheme, const Policies&... policies) {
+  static_assert((... && (Mask<Policies> || ScoreFunction<Policies>)),
+                "rotary_attention(rope, scheme, policies…): a policy is a mask or a score function");
+  static_assert((0 + ... + (Mask<Policies> ? 1 : 0)) <= 1, "two masks: write a & b, or a | b");
+  auto regions = std::apply(
+      [&](const auto&... region) { return std::tuple(detail::region_attention<Engine>(region, policies...)...); },
+      scheme.regions());
+  return RotaryAttention<Engine, Layout, decltype(regions)>(rope.blocks(), std::move(regions));
+}
+
+}  // namespace longspan::inline LONGSPAN_ISA
