@@ -217,7 +217,8 @@ class Batch {
 /// bf16: 2^-7 · max|v|, and what the rounding of the query does to a score, at most 2^-9 · scale · Σ|q_d·k_d|. Its bits
 /// depend on the row's query, keys and policies only: not on threads, batch, pages or chunks. O(visible pairs) time,
 /// memory independent of queries and keys, and no allocation by a thread after its first task of a size (Naive: a few
-/// doubles a key, every row). What a policy or the executor throws comes back; `out` and LSE then hold anything.
+/// doubles a key, every row; masks by head or sequence: one of each, every call). What a policy or the executor throws
+/// comes back; `out` and LSE then hold anything.
 template <class Engine, class M, class Scores>
 requires Mask<M> || MaskBySite<M>
 class Attention {
