@@ -134,10 +134,17 @@ inline constexpr float kLog2e = 1.44269504088896340736f;
 /// The natural logarithm of a normal number > 0, within 2 ulp. (As for tanh: the bits are fixed here. The polynomial is
 /// Cephes' logf.)
 LONGSPAN_INLINE Lanes log(const Lanes& x) {
-  xsimd::batch<std::int32_t> whole;
-  const Lanes half = xsimd::frexp(x, whole);  // in [1/2, 1)
+  // x = half · 2^whole, half in [1/2, 1)
+#if defined(__AVX512F__)
+  // xsimd 8.1's frexp does not compile for AVX-512 without optimization, as sanitizers want it
+  const Lanes half(_mm512_getmant_ps(x, _MM_MANT_NORM_p5_1, _MM_MANT_SIGN_src));
+  const Lanes whole = Lanes(_mm512_getexp_ps(x)) + Lanes(1.f);
+#else
+  xsimd::batch<std::int32_t> places;
+  const Lanes half = xsimd::frexp(x, places), whole = xsimd::to_float(places);
+#endif
   const xsimd::batch_bool<float> low = half < Lanes(0.707106781186547524f);
-  const Lanes exponent = xsimd::to_float(whole) - xsimd::select(low, Lanes(1.f), Lanes(0.f));
+  const Lanes exponent = whole - xsimd::select(low, Lanes(1.f), Lanes(0.f));
   const Lanes m = xsimd::select(low, half + half, half) - Lanes(1.f), z = m * m;
   Lanes p(7.0376836292e-2f);
   p = fma(p, m, Lanes(-1.1514610310e-1f));
