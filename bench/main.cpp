@@ -54,8 +54,8 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::AddCustomContext("isa", longspan::kIsa.name);
   benchmark::AddCustomContext("compiler", __VERSION__);
-  for (const auto& rows :
-       {bench::prefill_rows(), bench::decode_rows(), bench::contract_rows_on(), bench::contract_rows_off()})
+  for (const auto& rows : {bench::prefill_rows(), bench::decode_rows(), bench::policy_rows(), bench::contract_rows_on(),
+                           bench::contract_rows_off()})
     for (const bench::Row& row : rows)
       benchmark::RegisterBenchmark(row.name.c_str(), [row](benchmark::State& state) {
         run(row, state);

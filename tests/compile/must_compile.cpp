@@ -25,6 +25,7 @@ static_assert(std::is_copy_constructible_v<Made<ls::Causal, ls::Alibi>>);
 static_assert(std::is_nothrow_move_constructible_v<ls::TensorView<float>>);
 static_assert(std::is_convertible_v<ls::TensorView<float>, ls::TensorView<const float>>);
 static_assert(!std::is_convertible_v<ls::TensorView<const float>, ls::TensorView<float>>);
+static_assert(std::is_same_v<Made<ls::SinkLogits, ls::Causal>, Made<ls::Causal>>);  // sinks are in no type
 static_assert(!ls::ScoreFunction<int> && !ls::Mask<int> && !ls::KeyValueSource<int> && !ls::Executor<int>);
 
 }  // namespace
@@ -44,6 +45,11 @@ void calls(ls::TensorView<const float> q, ls::TensorView<const float> k, ls::Ten
                                                                                     {.lse = lse, .executor = pool});
   ls::attention<ls::Naive>(archetypes::SymmetricWindow(3), archetypes::Recency(0.1f))(q, k, v, out,
                                                                                       {.executor = serial});
+  const auto by_site = [](auto score, auto, auto, ls::Site site) {
+    return score + 0.1f * static_cast<float>(site.head + site.sequence);
+  };
+  ls::attention(by_site, ls::SinkLogits({1.f, 2.f}),
+                ls::by_head(2, [](ls::Index h) { return ls::Window{h + 1}; }) & ls::Causal{})(q, k, v, out);
   ls::attention(!ls::Causal{})(q, cache.view(chat), out,
                                {.scale = 0.1f, .first_query = 3, .kernel = ls::Kernel::kNarrow});
   const auto attend = ls::attention(archetypes::SymmetricWindow(3) & ls::Prefix{7});

@@ -10,6 +10,9 @@ void mistake(ls::TensorView<const float> q, ls::TensorView<const float> k, ls::T
   ls::attention(ls::Causal{}, ls::Window{8})(q, k, k, out);
 #elif defined(MASK_IN_PARTS)
   ls::attention(ls::Window{8}, ls::SoftCap{30.f}, ls::Sinks{4})(q, k, k, out);
+#elif defined(TWO_SINKS)
+  const ls::SinkLogits sinks({1.f});
+  ls::attention(sinks, ls::Causal{}, sinks)(q, k, k, out);
 #elif defined(NO_POLICY)
   ls::attention(ls::Causal{}, 30.f)(q, k, k, out);
 #elif defined(WRITES_TO_CONST)

@@ -36,7 +36,7 @@ TEST(StaticCompositions, AgreeWithTheDefinition) {
   const auto recency = [](auto score, auto query, auto key, Index head) {
     return score - 0.01f * static_cast<float>(head) * (query - key);
   };
-  hold("no dilated, a lambda, sinks", 3, Causal{} & !Dilated{5, 3, 16}, recency, LogN{50},
+  hold("no dilated, a lambda, sinks", 3, Causal{} & !Dilated{5, 3, 40}, recency, LogN{50},
        SinkLogits({1.f, -2.f, 0.f}));
   const std::vector<float> table = cases::normal(32 * 2, 5);
   hold("blocks or a function, relative bias", 2,

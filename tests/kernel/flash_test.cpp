@@ -29,7 +29,7 @@ TEST(Flash, CaseTable) {
       const auto scores = none ? AnyScore() : AnyScore::of(one.functions.policy);
       EXPECT_TRUE(like_definition(call_of(t, AnyMask::of(one.mask.policy), scores))) << one.name();
     });
-  EXPECT_GE(ran, 13 * 23);
+  EXPECT_GE(ran, 13 * 28);
 }
 
 TEST(Flash, GroupsOfHeads) {

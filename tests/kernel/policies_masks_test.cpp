@@ -1,3 +1,3 @@
 #include <support/case_table.hpp>
 
-TEST(CaseTable, Masks) { EXPECT_GE(longspan::testing::compare_case_table<false>(), 2 * 15); }
+TEST(CaseTable, Masks) { EXPECT_GE(longspan::testing::compare_case_table<false>(), 2 * 18); }

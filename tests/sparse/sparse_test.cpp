@@ -166,10 +166,16 @@ std::vector<Adversary> adversaries(Index n, Index dim, std::uint64_t seed) {
   return all;
 }
 
+#if defined(LONGSPAN_SMALL_TILES)
+constexpr std::uint64_t kSeeds = 1;  // with sanitizers, which are ten times as slow
+#else
+constexpr std::uint64_t kSeeds = 4;
+#endif
+
 TEST(Certified, NeverExceeded) {
   const Index n = 300, dim = 16;
   int sparse = 0;
-  for (std::uint64_t seed = 1; seed <= 4; ++seed)
+  for (std::uint64_t seed = 1; seed <= kSeeds; ++seed)
     for (const Adversary& a : adversaries(n, dim, seed)) {
       const std::vector<float> v_memory = Random(seed + 100).uniform(n * dim, -1, 1);
       const TensorView<const float> k = view(a.k, n, 1, dim), v = view(v_memory, n, 1, dim);
@@ -193,7 +199,7 @@ TEST(Certified, NeverExceeded) {
           }
       }
     }
-  EXPECT_GT(sparse, 100);  // it is not kept by looking at everything
+  EXPECT_GT(sparse, 25 * static_cast<int>(kSeeds));  // it is not kept by looking at everything
 }
 
 TEST(Sparse, BadInputIsRefused) {

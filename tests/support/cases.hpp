@@ -20,6 +20,28 @@ namespace cases {
 namespace ls = longspan;
 using ls::Index;
 
+// ---- numbers
+// ----------------------------------------------------------------------------------------------------------
+
+/// Nearly normal numbers (mean 0, variance 1, within ±3.46: the sum of four uniform ones), the same on every machine
+/// and cheap enough to fill gigabytes. `seed` and the place in `out` decide.
+inline void fill_normal(std::span<float> out, std::uint64_t seed) {
+  std::uint64_t counter = seed * 0xD1342543DE82EF95u;
+  for (float& x : out) {
+    std::uint64_t z = counter += 0x9E3779B97F4A7C15u;  // splitmix64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    const std::uint64_t sum = (z & 0xFFFF) + (z >> 16 & 0xFFFF) + (z >> 32 & 0xFFFF) + (z >> 48);
+    x = (static_cast<float>(sum) - 131070.f) * (1.7320508f / 65536.f);
+  }
+}
+inline std::vector<float> normal(Index size, std::uint64_t seed) {
+  std::vector<float> x(static_cast<std::size_t>(size));
+  fill_normal(x, seed);
+  return x;
+}
+
 // ---- policies
 // ---------------------------------------------------------------------------------------------------------
 
@@ -62,6 +84,9 @@ inline auto timed_masks() {
       Named{"documents16x1024", documents(1024)},
       Named{"blocksparse64x64", blocks},
       Named{"causal&blocksparse64x64", ls::Causal{} & blocks},
+      Named{"longformer512+16", ls::longformer(512, 16)},
+      Named{"bigbird64x64", ls::big_bird({.blocks = kTokens / 64})},
+      Named{"dilated16x4x64", ls::Dilated{16, 4, 64}},
   };
 }
 
@@ -81,12 +106,14 @@ inline auto masks() {
 /// Score functions, each entry a tuple that is applied left to right. `heads` is the number of query heads of the call.
 inline auto scores(Index heads) {
   const auto recency = [](auto score, auto query, auto key) { return score - 0.01f * (query - key); };
+  const ls::RelativeBias relative({}, heads, normal(32 * heads, 7));
   return std::tuple{
       Named{"none", std::tuple{}},
       Named{"softcap30", std::tuple{ls::SoftCap{30.f}}},
       Named{"alibi", std::tuple{ls::Alibi{heads}}},
       Named{"recency", std::tuple{recency}},
       Named{"softcap30+alibi", std::tuple{ls::SoftCap{30.f}, ls::Alibi{heads}}},
+      Named{"relativebias32", std::tuple{relative}},
   };
 }
 
@@ -141,25 +168,6 @@ inline std::vector<Shape> shapes() {
       {.queries = 1, .keys = 4099, .heads = 8, .kv_heads = 2, .head_dim = 128, .value_dim = 128},
       {.queries = 5, .keys = 2049, .heads = 16, .kv_heads = 2, .head_dim = 64, .value_dim = 64},
   };
-}
-
-/// Nearly normal numbers (mean 0, variance 1, within ±3.46: the sum of four uniform ones), the same on every machine
-/// and cheap enough to fill gigabytes. `seed` and the place in `out` decide.
-inline void fill_normal(std::span<float> out, std::uint64_t seed) {
-  std::uint64_t counter = seed * 0xD1342543DE82EF95u;
-  for (float& x : out) {
-    std::uint64_t z = counter += 0x9E3779B97F4A7C15u;  // splitmix64
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    z ^= z >> 31;
-    const std::uint64_t sum = (z & 0xFFFF) + (z >> 16 & 0xFFFF) + (z >> 32 & 0xFFFF) + (z >> 48);
-    x = (static_cast<float>(sum) - 131070.f) * (1.7320508f / 65536.f);
-  }
-}
-inline std::vector<float> normal(Index size, std::uint64_t seed) {
-  std::vector<float> x(static_cast<std::size_t>(size));
-  fill_normal(x, seed);
-  return x;
 }
 
 /// Memory for the tensors of a shape: normal q, k, v and an `out` of NaN, so that a row that nobody wrote is seen.

@@ -123,10 +123,14 @@ class DenseMask {
 
   Interval rows_of(Interval q) const { return {q.begin - shape_.first_query, q.end - shape_.first_query}; }
 
+  /// Lane i: bit i.
   static LONGSPAN_INLINE LaneTruth lanes(std::uint64_t bits) {
-    alignas(64) float bit[kLanes];
-    for (int i = 0; i < kLanes; ++i) bit[i] = static_cast<float>(static_cast<std::uint32_t>(bits) >> i & 1);
-    return {Lanes::load_aligned(bit) != Lanes(0.f)};
+    using Whole = xsimd::batch<std::int32_t>;
+    static_assert(Whole::size == kLanes);
+    alignas(64) std::int32_t bit[kLanes];
+    for (int i = 0; i < kLanes; ++i) bit[i] = std::int32_t{1} << i;  // a constant
+    const Whole all(static_cast<std::int32_t>(static_cast<std::uint32_t>(bits)));
+    return {xsimd::to_float(all & Whole::load_aligned(bit)) != Lanes(0.f)};
   }
 
   /// The next run of ones in what `op` makes of the rows.
