@@ -1,7 +1,8 @@
 // decode/<source>/<type>/g<group>/n<keys>/t<threads>: one query token, eight KV heads of dimension 128, `group` query
 // heads for each. At n32768 keys and values are 268 MB: nothing is left in a cache from one call to the next.
-// decode/batch8/…: eight sequences of 1K to 64K keys in one paged cache. chunk/…/q<queries>: some tokens at the end, as
-// speculative decoding and chunked prefill have them.
+// decode/prefix/{separate,shared}/…: 32 sequences of 128 tokens over a common prompt of 8192, called as a batch, and
+// with the prompt read once. decode/batch8/…: eight sequences of 1K to 64K keys in one paged cache. chunk/…/q<queries>:
+// some tokens at the end, as speculative decoding and chunked prefill have them.
 
 #include <memory>
 
@@ -118,10 +119,12 @@ std::string store_name(const char* store, Index n) {
   return std::string(store) + "/" + kTypeName<T> + "/n" + std::to_string(n);
 }
 
-/// `queries` tokens at the end of each source.
+class ForkedStore;
+
+/// `queries` tokens at the end of each source; `shared`: what sequences have in common is read once.
 template <class Source, class Store>
 Workload attend(std::shared_ptr<const Store> stored, std::vector<Source> sources, Index queries, Index group,
-                Index threads) {
+                Index threads, bool shared = false) {
   const Index heads = kKvHeads * group, count = std::ssize(sources), rows = queries * count;
   struct Call {
     std::shared_ptr<const Store> stored;
@@ -148,8 +151,11 @@ Workload attend(std::shared_ptr<const Store> stored, std::vector<Source> sources
                (kDim * sizeof(Element) + (ls::kScaled<Element> ? sizeof(float) : 0));
   w.scratch_bytes = plan.scratch_bytes;
   w.call = [=] {
-    attention(ls::TensorView<const float>(ls::view(call->q, rows, heads, kDim)), all,
-              ls::view(call->out, rows, heads, kDim), options);
+    const ls::TensorView<const float> q = ls::view(call->q, rows, heads, kDim);
+    const auto out = ls::view(call->out, rows, heads, kDim);
+    if constexpr (std::is_same_v<Store, ForkedStore>)
+      if (shared) return void(ls::attend_shared(attention, q, all, out, options));
+    attention(q, all, out, options);
   };
   return w;
 }
@@ -184,6 +190,47 @@ void add_batch(std::vector<Row>& rows) {
                     }});
 }
 
+/// 32 forks of one prompt.
+class ForkedStore {
+ public:
+  using Element = float;
+  static constexpr Index kSequences = 32, kPrompt = 8192, kOwn = 128;
+  explicit ForkedStore(Index)
+      : cache_({.pages = (kPrompt + kSequences * kOwn) / kPage,
+                .page_size = kPage,
+                .kv_heads = kKvHeads,
+                .head_dim = kDim}) {
+    const ls::SequenceId prompt = cache_.open();
+    const auto append = [&](ls::SequenceId id, Index n) {
+      for_each_chunk(n, [&](const auto& keys, const auto& values, Index) {
+        ls::check(cache_.append(id, keys, values) == ls::Appended::kDone, "decode benchmark", "no page left",
+                  "pages for all keys");
+      });
+    };
+    append(prompt, kPrompt);
+    for (Index i = 0; i < kSequences; ++i) {
+      const ls::SequenceId id = cache_.fork(prompt);
+      append(id, kOwn);
+      sources_.push_back(cache_.view(id));
+    }
+  }
+  const std::vector<ls::PagedView<float>>& sources() const { return sources_; }
+
+ private:
+  ls::PagedCache<float> cache_;
+  std::vector<ls::PagedView<float>> sources_;
+};
+
+void add_prefix(std::vector<Row>& rows, Index group) {
+  for (const bool shared : {false, true})
+    rows.push_back(
+        {std::string("decode/prefix/") + (shared ? "shared" : "separate") + "/f32/g" + std::to_string(group) + "/t1",
+         [=] {
+           const auto stored = store<ForkedStore>("forked", Index{0});
+           return attend(stored, stored->sources(), 1, group, 1, shared);
+         }});
+}
+
 template <class Store>
 void add_chunks(std::vector<Row>& rows) {
   for (const Index queries : {1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16, 17, 24, 32, 33, 48, 49, 64})
@@ -204,6 +251,7 @@ std::vector<Row> decode_rows() {
   }
   add_batch<float>(rows);
   add_batch<ls::bf16>(rows);
+  for (const Index group : {1, 4}) add_prefix(rows, group);
   add_chunks<ContiguousStore<float>>(rows);
   add_chunks<PagedStore<float>>(rows);
   return rows;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -107,6 +108,18 @@ double read_bandwidth(Index threads) {
   for (int run = 0; run < kRuns; ++run) {
     const double elapsed = together(threads, [&](Index t) { sink = sum(memory + run * kPart + t * share, share); });
     rates.push_back(static_cast<double>(share * threads) * sizeof(float) / elapsed);
+  }
+  return median(rates);
+}
+
+double copy_bandwidth() {
+  constexpr Index kSize = Index{64} << 18;  // floats: 64 MiB on each side
+  static const ls::LargeArray<float> from(kSize), to(kSize);
+  std::vector<double> rates;
+  for (int run = 0; run < 3; ++run) {
+    const double elapsed = together(1, [&](Index) { std::memcpy(to.data(), from.data(), kSize * sizeof(float)); });
+    sink = to.data()[run];
+    rates.push_back(2.0 * kSize * sizeof(float) / elapsed);
   }
   return median(rates);
 }

@@ -8,15 +8,19 @@ namespace bench {
 using longspan::Index;
 
 /// What bounds a workload.
-enum class Limit { kFmaPeak, kReadBandwidth };
+enum class Limit { kFmaPeak, kReadBandwidth, kCopyBandwidth };
 
 /// One brief measurement (about 10 ms) with `threads` threads at work at once: FLOP/s of fused multiply-adds on f32
 /// vectors, or bytes/s read from memory far beyond the last-level cache. Each is the median of several runs.
 double fma_peak(Index threads);
 double read_bandwidth(Index threads);
+/// Bytes/s read and written by memcpy, of one thread.
+double copy_bandwidth();
 
 inline double probe(Limit limit, Index threads) {
-  return limit == Limit::kFmaPeak ? fma_peak(threads) : read_bandwidth(threads);
+  return limit == Limit::kFmaPeak         ? fma_peak(threads)
+         : limit == Limit::kReadBandwidth ? read_bandwidth(threads)
+                                          : copy_bandwidth();
 }
 
 }  // namespace bench

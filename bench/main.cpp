@@ -1,7 +1,9 @@
-// longspan_bench: every row of prefill.cpp and decode.cpp as a Google Benchmark, or, with --demo, a table for people.
+// longspan_bench: every row of prefill.cpp, decode.cpp and positions.cpp as a Google Benchmark, or, with --demo, a
+// table for people.
 
 #include <benchmark/benchmark.h>
 
+#include <string>
 #include <string_view>
 
 #include <longspan/kernel/isa.hpp>
@@ -36,8 +38,9 @@ void run(const bench::Row& row, benchmark::State& state) {
 
   const auto set = [&](const char* name, double value) { state.counters[name] = value; };
   const bool compute = workload.limit == Limit::kFmaPeak;
-  set(compute ? "of_fma_peak" : "of_read_bw", meter.fraction());
-  set(compute ? "fma_peak" : "read_bw", meter.limit());
+  const std::string limit = compute ? "fma_peak" : workload.limit == Limit::kCopyBandwidth ? "memcpy" : "read_bw";
+  set(("of_" + limit).c_str(), meter.fraction());
+  set(limit.c_str(), meter.limit());
   set("flops", workload.flops / meter.seconds());
   if (row.name.starts_with("call/"))  // what a call costs beyond its arithmetic
     set("us_above_half_peak", 1e6 * (meter.seconds() - workload.flops / (meter.limit() / 2)));
@@ -54,8 +57,8 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::AddCustomContext("isa", longspan::kIsa.name);
   benchmark::AddCustomContext("compiler", __VERSION__);
-  for (const auto& rows : {bench::prefill_rows(), bench::decode_rows(), bench::policy_rows(), bench::contract_rows_on(),
-                           bench::contract_rows_off()})
+  for (const auto& rows : {bench::prefill_rows(), bench::decode_rows(), bench::policy_rows(), bench::position_rows(),
+                           bench::contract_rows_on(), bench::contract_rows_off()})
     for (const bench::Row& row : rows)
       benchmark::RegisterBenchmark(row.name.c_str(), [row](benchmark::State& state) {
         run(row, state);

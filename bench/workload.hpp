@@ -34,6 +34,7 @@ struct Row {
 std::vector<Row> prefill_rows();
 std::vector<Row> decode_rows();
 std::vector<Row> policy_rows();
+std::vector<Row> position_rows();
 std::vector<Row> contract_rows_on();
 std::vector<Row> contract_rows_off();
 

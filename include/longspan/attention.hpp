@@ -255,8 +255,12 @@ class Attention {
   }
   template <KeyValueSource Source>
   Partial partial(QueryTensor q, const Source& source, const Options& options = {}) const {
-    detail::Batch batch(q.shape(), std::span<const Source>(&source, 1), options, mask_, scores_, logits_);
-    Partial result(q.tokens, q.heads, source.value_dim());
+    return partial(q, std::span<const Source>(&source, 1), options);
+  }
+  template <KeyValueSource Source>
+  Partial partial(QueryTensor q, std::span<const Source> sources, const Options& options = {}) const {
+    detail::Batch batch(q.shape(), sources, options, mask_, scores_, logits_);
+    Partial result(q.tokens, q.heads, batch.value_dim());
     Engine::run(batch.with(q, result.sink()), options.executor, options.kernel);
     result.logits = logits_;
     return result;
@@ -278,6 +282,10 @@ class Attention {
     const TensorView<float> out{nullptr, q.tokens, q.heads, 0, 0, 0};
     return Engine::plan(batch.with(queries, {out}), options.kernel, options.executor.workers());
   }
+
+  const M& mask() const { return mask_; }
+  const std::vector<float>& logits() const { return logits_; }
+  static constexpr bool kHasScores = !Scores::kEmpty;
 
  private:
   M mask_;

@@ -47,6 +47,7 @@
 #include <longspan/score/sink_logits.hpp>
 #include <longspan/score/t5_buckets.hpp>
 #include <longspan/score/temperature.hpp>
+#include <longspan/shared_prefix.hpp>
 #include <longspan/sparse/antidiagonal.hpp>
 #include <longspan/sparse/certified.hpp>
 #include <longspan/sparse/minference.hpp>

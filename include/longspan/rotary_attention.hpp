@@ -10,6 +10,7 @@
 
 #include <longspan/attention.hpp>
 #include <longspan/core/scratch.hpp>
+#include <longspan/core/transpose.hpp>
 #include <longspan/position/rope.hpp>
 #include <longspan/rotary_schemes.hpp>
 
@@ -17,14 +18,37 @@ namespace longspan::inline LONGSPAN_ISA {
 
 namespace detail {
 
-/// Some keys of a source, rotated, in memory of their own, [keys, kv_heads, head_dim]; its values in place.
+/// How rotated keys lie: as the source's do, so that kernels read them as they read those. In rows, [keys, kv_heads,
+/// head_dim]; or dimension-major as in a PagedCache, [block of 64 keys][kv_heads][head_dim / pack][64 keys][pack].
+struct RotatedLayout {
+  static constexpr Index kBlock = 64;
+  Index kv_heads, head_dim;
+  Index pack = 0;  ///< 0: in rows
+
+  template <class Element>
+  static RotatedLayout of(const auto& source) {
+    RotatedLayout layout{source.kv_heads(), source.head_dim()};
+    if (source.keys() == 0) return layout;
+    const KeyValueRun<Element> run = source.run(0, 0);
+    if (run.key_stride == run.key_pack && layout.head_dim % run.key_pack == 0) layout.pack = run.key_pack;
+    return layout;
+  }
+  Index elements(Index keys) const { return ceil_div(keys, kBlock) * kBlock * kv_heads * head_dim; }
+  /// Where dims [pack · r, pack · (r + 1)) of key i are.
+  Index at(Index kv_head, Index i, Index r) const {
+    if (pack == 0) return (i * kv_heads + kv_head) * head_dim + r;
+    return ((i / kBlock * kv_heads + kv_head) * (head_dim / pack) + r) * kBlock * pack + i % kBlock * pack;
+  }
+};
+
+/// Some keys of a source, rotated, in memory of their own; its values in place.
 template <KeyValueSource Source>
 class RotatedKeys {
  public:
   using Element = typename Source::Element;
 
-  RotatedKeys(const Source& source, Interval keys, const Element* rotated)
-      : source_(source), keys_(keys), rotated_(rotated) {}
+  RotatedKeys(const Source& source, Interval keys, const Element* rotated, const RotatedLayout& layout)
+      : source_(source), keys_(keys), rotated_(rotated), layout_(layout) {}
 
   Index keys() const { return keys_.size(); }
   Index kv_heads() const { return source_.kv_heads(); }
@@ -34,29 +58,124 @@ class RotatedKeys {
     KeyValueRun<Element> run = source_.run(kv_head, keys_.begin + i);
     run.size = std::min(run.size, keys() - i);
     run.readable = run.size;
-    run.key = rotated_ + (i * kv_heads() + kv_head) * head_dim();
-    run.key_stride = kv_heads() * head_dim();
-    run.dim_stride = 1;
-    run.key_pack = 1;
+    run.key = rotated_ + layout_.at(kv_head, i, 0);
+    if (layout_.pack == 0) {
+      run.key_stride = kv_heads() * head_dim();
+      run.dim_stride = run.key_pack = 1;
+    } else {
+      const Index left = RotatedLayout::kBlock - i % RotatedLayout::kBlock;
+      run.readable = std::min(source_readable(kv_head, i), left);
+      run.size = std::min(run.size, left);
+      run.key_stride = run.key_pack = layout_.pack;
+      run.dim_stride = RotatedLayout::kBlock * layout_.pack;
+    }
     return run;
   }
 
  private:
+  Index source_readable(Index kv_head, Index i) const { return source_.run(kv_head, keys_.begin + i).readable; }
+
   Source source_;
   Interval keys_;
   const Element* rotated_;
+  RotatedLayout layout_;
 };
 
-/// The key at `i` of a run, however it lies, to a row.
-template <class Element>
-inline void copy_keys(const KeyValueRun<Element>& run, Index keys, Index dim, Element* to, Index stride) {
-  if (run.dim_stride == 1 && run.key_pack == 1) {
-    for (Index j = 0; j < keys; ++j) std::copy_n(run.key_at(j, 0), dim, to + j * stride);
-  } else {
-    for (Index d = 0; d < dim; ++d)  // dimension-major: neighbours in memory first
-      for (Index j = 0; j < keys; ++j) to[j * stride + d] = *run.key_at(j, d);
+/// Rotates keys block by block out of a source.
+template <PairLayout Layout>
+class KeyRotator {
+ public:
+  KeyRotator(const RopeBlocks<Layout>& rope, const RotatedLayout& layout) : rope_(rope), layout_(layout) {}
+
+  /// Keys `some` of the source, of one block of `keys`, to where they lie in `rotated`; key i is rotated to at[i -
+  /// some.begin].
+  template <class Source, class Element>
+  void block(const Source& source, Interval keys, Interval some, std::span<const Index> at, Element* rotated) const {
+    const Index first = some.begin - keys.begin, heads = layout_.kv_heads, dim = layout_.head_dim;
+    if (!in_lanes()) {  // as rows, and back if they don't lie so
+      Element* const rows = rotated + layout_.at(0, first, 0);
+      std::vector<Element> elsewhere(layout_.pack == 0 ? 0 : static_cast<std::size_t>(some.size() * heads * dim));
+      Element* const to = layout_.pack == 0 ? rows : elsewhere.data();
+      each_run(source, some, [&](Index h, Index i, const auto& run, Index size) {
+        for (Index j = 0; j < size; ++j)
+          for (Index d = 0; d < dim; ++d) to[((i - some.begin + j) * heads + h) * dim + d] = *run.key_at(j, d);
+      });
+      rope_.rotate(TensorView<Element>{to, some.size(), heads, dim, heads * dim, dim}, at);
+      for (Index j = 0; j < some.size() && layout_.pack != 0; ++j)
+        for (Index h = 0; h < heads; ++h)
+          for (Index d = 0; d < dim; ++d)
+            rotated[layout_.at(h, first + j, d / layout_.pack) + d % layout_.pack] = to[(j * heads + h) * dim + d];
+      return;
+    }
+    const Index half = rope_.rotary_dim() / 2, pack = layout_.pack;
+    Leased<Scratch, KeyRotator> lease;
+    float* const rows = lease->floats(4 * RotatedLayout::kBlock * half);
+    float *const row_sine = rows + RotatedLayout::kBlock * half,
+                 *const cosine = row_sine + RotatedLayout::kBlock * half,
+                 *const sine = cosine + RotatedLayout::kBlock * half;
+    rope_.angles(at, rows, row_sine);
+    for (const auto& [from, to] : {std::pair(rows, cosine), std::pair(row_sine, sine)}) {  // to lanes of keys
+      if (pack == 1) {
+        transpose(from, half, some.size(), half, to, RotatedLayout::kBlock);
+      } else {
+        for (Index j = 0; j < some.size(); ++j)
+          for (Index i = 0; i < half; ++i)
+            to[i / pack * RotatedLayout::kBlock * pack + j * pack + i % pack] = from[j * half + i];
+      }
+    }
+    each_run(source, some, [&](Index h, Index i, const auto& run, Index size) {
+      const auto rotated_at = [&](Index r) { return rotated + layout_.at(h, i - keys.begin, r); };
+      const Index angle = (i - some.begin) * pack;
+      for (Index r = 0; r < half / pack; ++r) {
+        const Index a = Layout::first(r, half / pack), b = Layout::second(r, half / pack);
+        turn_lanes(run.key + a * run.dim_stride, run.key + b * run.dim_stride, rotated_at(a), rotated_at(b),
+                   size * pack, cosine + r * RotatedLayout::kBlock * pack + angle,
+                   sine + r * RotatedLayout::kBlock * pack + angle);
+      }
+      for (Index r = 2 * half / pack; r < dim / pack; ++r)
+        std::copy_n(run.key + r * run.dim_stride, size * pack, rotated_at(r));
+    });
   }
-}
+
+ private:
+  /// Whether the two elements of a pair stand in two rows of lanes of keys.
+  bool in_lanes() const {
+    const Index half = rope_.rotary_dim() / 2;
+    return layout_.pack == 1 || (layout_.pack > 1 && std::is_same_v<Layout, HalfSplit> && half % layout_.pack == 0);
+  }
+
+  /// Calls f(kv_head, first key, run, size) for the pieces of `some` in which keys lie together.
+  template <class Source, class F>
+  void each_run(const Source& source, Interval some, F&& f) const {
+    for (Index h = 0; h < layout_.kv_heads; ++h)
+      for (Index i = some.begin, size; i < some.end; i += size) {
+        const auto run = source.run(h, i);
+        size = std::min(run.size, some.end - i);
+        f(h, i, run, size);
+      }
+  }
+
+  /// turn_pairs of rotations.hpp, operation by operation, where neighbours are keys.
+  template <class Element>
+  static void turn_lanes(const Element* x, const Element* y, Element* to_x, Element* to_y, Index count,
+                         const float* __restrict cosine, const float* __restrict sine) {
+    constexpr Index kMost = 2 * RotatedLayout::kBlock;
+    alignas(64) float a[kMost], b[kMost];
+    for (Index begin = 0; begin < count; begin += kMost) {
+      const Index size = std::min(kMost, count - begin);
+      convert(x + begin, size, a), convert(y + begin, size, b);
+      for (Index i = 0; i < size; ++i) {
+        const float c = cosine[begin + i], s = sine[begin + i], first = a[i], second = b[i];
+        a[i] = std::fma(first, c, -(second * s));
+        b[i] = std::fma(second, c, first * s);
+      }
+      convert(a, size, to_x + begin), convert(b, size, to_y + begin);
+    }
+  }
+
+  const RopeBlocks<Layout>& rope_;
+  RotatedLayout layout_;
+};
 
 }  // namespace detail
 
@@ -92,7 +211,11 @@ class RotaryAttention {
     Partial total(q.tokens, q.heads, source.value_dim());
     std::vector<float> queries(static_cast<std::size_t>(q.tokens * q.heads * q.dim));
     using Element = typename Source::Element;
-    std::vector<Element> rotated;
+    const auto layout = detail::RotatedLayout::of<Element>(source);
+    Leased<std::vector<Element>, RotaryAttention> lease;
+    std::vector<Element>& rotated = *lease;
+    if (const auto size = static_cast<std::size_t>(layout.elements(std::min(kSegment, keys))); rotated.size() < size)
+      rotated.resize(size);
     const TensorView<float> rows = view(queries, q.tokens, q.heads, q.dim);
     const PositionMap* queries_are_at = nullptr;
     for (Index begin = first_key; begin < first_key + keys;) {
@@ -104,10 +227,10 @@ class RotaryAttention {
         if (queries_are_at != &region.query) rotate_queries(q, region.query, places, rows, options.executor);
         queries_are_at = &region.query;
         const Interval some{begin - first_key, end - first_key};
-        rotated.resize(static_cast<std::size_t>(some.size() * source.kv_heads() * q.dim));
-        rotate_keys(source, some, first_key, region.key, rotated.data(), options.executor);
+        rotate_keys(source, some, first_key, region.key, layout, rotated.data(), options.executor);
         part.first_key = begin;
-        merge_into(total, one.attend.partial(rows, detail::RotatedKeys<Source>(source, some, rotated.data()), part));
+        merge_into(total,
+                   one.attend.partial(rows, detail::RotatedKeys<Source>(source, some, rotated.data(), layout), part));
       });
       begin = end;
     }
@@ -115,7 +238,7 @@ class RotaryAttention {
   }
 
  private:
-  static constexpr Index kSegment = 2048, kTask = 64;  // keys
+  static constexpr Index kSegment = 2048, kTask = detail::RotatedLayout::kBlock;  // keys
 
   template <class F>
   void each_region(F&& f) const {
@@ -156,22 +279,14 @@ class RotaryAttention {
 
   template <class Source>
   void rotate_keys(const Source& source, Interval keys, Index first_key, const PositionMap& map,
-                   typename Source::Element* rotated, const ExecutorRef& executor) const {
-    const Index heads = source.kv_heads(), dim = source.head_dim();
+                   const detail::RotatedLayout& layout, typename Source::Element* rotated,
+                   const ExecutorRef& executor) const {
+    const detail::KeyRotator<Layout> rotator(rope_, layout);
     executor.for_each(ceil_div(keys.size(), kTask), [&](Index task, Index) {
       const Interval some{keys.begin + task * kTask, std::min(keys.begin + (task + 1) * kTask, keys.end)};
-      auto* const to = rotated + (some.begin - keys.begin) * heads * dim;
-      for (Index h = 0; h < heads; ++h)
-        for (Index i = some.begin; i < some.end;) {
-          const auto run = source.run(h, i);
-          const Index size = std::min(run.size, some.end - i);
-          detail::copy_keys(run, size, dim, to + ((i - some.begin) * heads + h) * dim, heads * dim);
-          i += size;
-        }
       Index at[kTask];
       for (Index i = some.begin; i < some.end; ++i) at[i - some.begin] = map(first_key + i);
-      rope_.rotate(TensorView<typename Source::Element>{to, some.size(), heads, dim, heads * dim, dim},
-                   std::span<const Index>(at, static_cast<std::size_t>(some.size())));
+      rotator.block(source, keys, some, std::span<const Index>(at, static_cast<std::size_t>(some.size())), rotated);
     });
   }
 

@@ -273,6 +273,48 @@ TEST(RotateOnRead, SixteenBits) {
               run(attention(AnyMask::of(Causal{})), view(std::as_const(q), t.queries, kHeads, kDim), source(rotated)));
 }
 
+/// Pages of any size, in which keys lie dimension-major and packed, rotated in lanes of keys or as rows: one set of
+/// bits.
+template <class T, class Layout>
+void pages_agree() {
+  for (const Index rotary : {16, 12, 10}) {  // 10: half a pair of packed dims
+    const Rope<Layout> rope(rotary, 10000.0, Linear{.factor = 3});
+    const Tensors t(3, 2300, 86);
+    std::vector<T> k, v;
+    for (const float x : t.k) k.push_back(T(x));
+    for (const float x : t.v) v.push_back(T(x));
+    std::vector<float> q = t.q;
+    std::vector<T> rotated = k;
+    rope.blocks().rotate(view(q, t.queries, kHeads, kDim), 1000 + t.keys - t.queries);
+    rope.blocks().rotate(view(rotated, t.keys, kKvHeads, kDim), 1000);
+    const auto values = view(std::as_const(v), t.keys, kKvHeads, kValueDim);
+    const auto attend = rotary_attention(rope, AnyScheme::of(Consecutive{}));
+    const auto plain = attention(AnyMask::of(Causal{}));
+    for (const Index page_size : {16, 64, 100, 7}) {
+      PagedCache<T> cache({.pages = t.keys / page_size + 1,
+                           .page_size = page_size,
+                           .kv_heads = kKvHeads,
+                           .head_dim = kDim,
+                           .value_dim = kValueDim});
+      const SequenceId stored = cache.open();
+      ASSERT_EQ(cache.append(stored, view(std::as_const(rotated), t.keys, kKvHeads, kDim), values), Appended::kDone);
+      const Result wanted =
+          run(plain, view(std::as_const(q), t.queries, kHeads, kDim), cache.view(stored), {.first_key = 1000});
+      cache.close(stored);
+      const SequenceId raw = cache.open();
+      ASSERT_EQ(cache.append(raw, view(std::as_const(k), t.keys, kKvHeads, kDim), values), Appended::kDone);
+      EXPECT_TRUE(run(attend, t.q_view(), cache.view(raw), {.first_key = 1000}) == wanted)
+          << rotary << ", pages of " << page_size;
+    }
+  }
+}
+TEST(RotateOnRead, FromPagesOfAnyType) {
+  pages_agree<float, HalfSplit>();
+  pages_agree<float, Adjacent>();
+  pages_agree<bf16, HalfSplit>();
+  pages_agree<bf16, Adjacent>();
+}
+
 TEST(RotateOnRead, PoliciesSeeTruePositions) {
   // A window of the caller's over self-extend: what it cuts off is not seen, wherever it would be rotated to.
   const Rope<HalfSplit> rope(kDim, 10000.0);

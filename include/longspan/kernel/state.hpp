@@ -87,6 +87,14 @@ struct Partial {
   }
 };
 
+namespace detail {
+/// As merge, in place and without checks; what saw nothing changes nothing.
+inline void merge_into(Partial& a, const Partial& b) {
+  for (std::size_t i = 0, dim = static_cast<std::size_t>(a.value_dim); i < a.max.size(); ++i)
+    merge_row(a.max[i], a.sum[i], &a.values[i * dim], b.max[i], b.sum[i], &b.values[i * dim], a.value_dim);
+}
+}  // namespace detail
+
 /// The state over the keys of both. Associative and commutative up to rounding, with an exact identity. Throws
 /// std::invalid_argument when the shapes differ, or learned sinks that both have. O(queries · heads · value_dim).
 inline Partial merge(Partial a, const Partial& b) {
@@ -95,8 +103,7 @@ inline Partial merge(Partial a, const Partial& b) {
   check(a.value_dim == b.value_dim, "merge.value_dim", b.value_dim, a.value_dim);
   if (a.logits.empty()) a.logits = b.logits;
   check(b.logits.empty() || a.logits == b.logits, "merge.logits", "other sinks", "the same in both");
-  for (std::size_t i = 0, dim = static_cast<std::size_t>(a.value_dim); i < a.max.size(); ++i)
-    merge_row(a.max[i], a.sum[i], &a.values[i * dim], b.max[i], b.sum[i], &b.values[i * dim], a.value_dim);
+  detail::merge_into(a, b);
   return a;
 }
 

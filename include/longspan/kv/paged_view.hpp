@@ -44,6 +44,16 @@ class PagedView {
     return {layer_, pages_ + skipped, first_key_ + keys.begin, keys.size(), kv_heads_, layout_};
   }
 
+  /// How many of the first keys stand in the same pages of the same cache.
+  Index shared_keys(const PagedView& other) const {
+    if (layer_ != other.layer_ || first_key_ != other.first_key_ || layout_.head_bytes != other.layout_.head_bytes)
+      return 0;
+    const Index most = std::min(keys_, other.keys_), size = layout_.page_size;
+    Index page = 0;
+    while (page * size < offset_ + most && pages_[page] == other.pages_[page]) ++page;
+    return std::clamp<Index>(page * size - offset_, 0, most);
+  }
+
  private:
   const std::byte* layer_;
   const Index* pages_;

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
@@ -85,6 +85,20 @@ class RopeBlocks : public detail::Rotations<RopeBlocks<Layout>, Layout> {
   Index rotary_dim() const { return 2 * half(); }
   double attention_factor() const { return attention_factor_; }
   Index block() const { return block_; }
+
+  /// Cosines and sines, times the attention factor, of each position: [positions, rotary_dim / 2] each. Positions are
+  /// not checked.
+  void angles(std::span<const Index> positions, float* cosines, float* sines) const {
+    Angles angles(*this);
+    for (Index begin = 0; begin < half(); begin += detail::kAngles) {
+      const Index count = std::min(detail::kAngles, half() - begin);
+      for (std::size_t i = 0; i < positions.size(); ++i) {
+        const auto [cosine, sine] = angles.at(positions[i], begin, count);
+        std::copy_n(cosine, count, cosines + static_cast<Index>(i) * half() + begin);
+        std::copy_n(sine, count, sines + static_cast<Index>(i) * half() + begin);
+      }
+    }
+  }
   Index bytes() const { return std::ssize(offsets_) * Index{sizeof(double)}; }
 
  private:
@@ -115,25 +129,25 @@ class RopeBlocks : public detail::Rotations<RopeBlocks<Layout>, Layout> {
       }
       const double* const offset = b_.offsets_.data() + (position - first) * 2 * b_.half() + begin;
       // Both are right within 2^-52, so what comes out is, too: for floats of 2^-24 and more that is nothing.
-      if (!(combine(offset, offset + b_.half(), count) >= 0x1p-24 * b_.attention_factor_))
+      if (combine(offset, offset + b_.half(), count, 0x1p-24 * b_.attention_factor_))
         detail::cosines_and_sines(static_cast<double>(position), frequency, count, b_.attention_factor_, cosine_,
                                   sine_);
       return {cosine_, sine_};
     }
 
    private:
-    /// cos, sin(a + b); returns the smallest of them.
-    LONGSPAN_INLINE double combine(const double* __restrict cosine, const double* __restrict sine, Index count) {
-      double smallest = std::numeric_limits<double>::max();
+    /// cos, sin(a + b); whether one of them is below `small`.
+    LONGSPAN_INLINE bool combine(const double* __restrict cosine, const double* __restrict sine, Index count,
+                                 double small) {
+      std::int64_t below = 0;  // a flag as wide as a double, which compilers turn into lanes
       for (Index i = 0; i < count; ++i) {
         const double c = std::fma(of_block_[0][i], cosine[i], -(of_block_[1][i] * sine[i]));
         const double s = std::fma(of_block_[1][i], cosine[i], of_block_[0][i] * sine[i]);
-        const double least = std::min(std::abs(c), std::abs(s));
-        smallest = least < smallest ? least : smallest;
+        below |= (std::abs(c) < small ? 1 : 0) | (std::abs(s) < small ? 1 : 0);
         cosine_[i] = static_cast<float>(c);
         sine_[i] = static_cast<float>(s);
       }
-      return smallest;
+      return below != 0;
     }
 
     const RopeBlocks& b_;
