@@ -30,9 +30,9 @@ void hold(const char* name, Index heads, const Policies&... policies) {
 }
 
 TEST(StaticCompositions, AgreeWithTheDefinition) {
-  const std::vector<Index> lengths{0, 40, 41, 200, 650};
+  const std::vector<Index> lengths{0, 100, 101, 290, 650};
   hold("window and sinks in documents, capped, alibi", 4,
-       Documents(lengths) & (Window{90} | Sinks{4} | GlobalTokens{7}), SoftCap{20.f}, Alibi{4});
+       Documents(lengths) & (Window{300} | Sinks{4} | GlobalTokens{7}), SoftCap{20.f}, Alibi{4});
   const auto recency = [](auto score, auto query, auto key, Index head) {
     return score - 0.01f * static_cast<float>(head) * (query - key);
   };
