@@ -2,11 +2,13 @@
 // Everything.
 
 #include <longspan/attention.hpp>
+#include <longspan/attention_mass.hpp>
 #include <longspan/core/eigen.hpp>
 #include <longspan/exec/openmp.hpp>
 #include <longspan/exec/serial.hpp>
 #include <longspan/exec/thread_pool.hpp>
 #include <longspan/kv/contiguous.hpp>
+#include <longspan/kv/eviction.hpp>
 #include <longspan/kv/layer_group.hpp>
 #include <longspan/kv/mapped_file.hpp>
 #include <longspan/kv/page_layout.hpp>

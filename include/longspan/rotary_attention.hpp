@@ -159,17 +159,32 @@ class KeyRotator {
   template <class Element>
   static void turn_lanes(const Element* x, const Element* y, Element* to_x, Element* to_y, Index count,
                          const float* __restrict cosine, const float* __restrict sine) {
-    constexpr Index kMost = 2 * RotatedLayout::kBlock;
-    alignas(64) float a[kMost], b[kMost];
-    for (Index begin = 0; begin < count; begin += kMost) {
-      const Index size = std::min(kMost, count - begin);
-      convert(x + begin, size, a), convert(y + begin, size, b);
-      for (Index i = 0; i < size; ++i) {
-        const float c = cosine[begin + i], s = sine[begin + i], first = a[i], second = b[i];
-        a[i] = std::fma(first, c, -(second * s));
-        b[i] = std::fma(second, c, first * s);
-      }
-      convert(a, size, to_x + begin), convert(b, size, to_y + begin);
+    constexpr Index kAhead = 4096 / sizeof(Element);  // rows follow each other, so this is some rows on
+    for (Index i = 0; i < count; i += 64 / static_cast<Index>(sizeof(Element)))
+      prefetch(x + i + kAhead), prefetch(y + i + kAhead);
+    if constexpr (std::is_same_v<Element, float>) {
+      turn(x, y, to_x, to_y, count, cosine, sine);
+    } else {
+      alignas(64) float a[2 * RotatedLayout::kBlock], b[2 * RotatedLayout::kBlock];  // all there are of a row
+      convert(x, count, a), convert(y, count, b);
+      turn(a, b, a, b, count, cosine, sine);
+      convert(a, count, to_x), convert(b, count, to_y);
+    }
+  }
+  static LONGSPAN_INLINE void turn(const float* x, const float* y, float* to_x, float* to_y, Index count,
+                                   const float* __restrict cosine, const float* __restrict sine) {
+    Index i = 0;
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)  // else fma of lanes is not std::fma's
+    for (; i + kLanes <= count; i += kLanes) {
+      const Lanes c = load(cosine + i), s = load(sine + i), first = load(x + i), second = load(y + i);
+      store(to_x + i, fma(first, c, -(second * s)));
+      store(to_y + i, fma(second, c, first * s));
+    }
+#endif
+    for (; i < count; ++i) {
+      const float c = cosine[i], s = sine[i], first = x[i], second = y[i];
+      to_x[i] = std::fma(first, c, -(second * s));
+      to_y[i] = std::fma(second, c, first * s);
     }
   }
 
@@ -185,7 +200,8 @@ class KeyRotator {
 /// rotated to where they stand, as first_query and first_key say, or to where the scheme places them. Not for ragged
 /// batches. Bits: those of attention over the keys rotated by rope.blocks() and rounded to their element type, so they
 /// don't depend on threads, pages or chunks; with a scheme of several regions their states merge in a fixed order.
-/// Memory: 2048 rotated keys, the rotated queries of a region and two partial results. Throws std::invalid_argument as
+/// Memory: the rotated queries, as many rotated keys (2048 at least, and no more with several regions), and for more
+/// keys than those two partial results. Throws std::invalid_argument as
 /// Attention, and for positions below 0 or beyond kRopeEnd, before anything is written.
 template <class Engine, PairLayout Layout, class Regions>
 class RotaryAttention {
@@ -200,45 +216,70 @@ class RotaryAttention {
   }
   template <KeyValueSource Source>
   void operator()(QueryTensor q, const Source& source, OutputTensor out, const Options& options = {}) const {
-    const Index keys = source.keys(), first_key = options.first_key;
-    const Interval places{options.first_query.value_or(first_key + keys - q.tokens),
-                          options.first_query.value_or(first_key + keys - q.tokens) + q.tokens};
-    check_call(q, source, out, options, places);
-    Options part = options;
-    part.first_query = places.begin;
-    part.lse = {};
-
-    Partial total(q.tokens, q.heads, source.value_dim());
-    std::vector<float> queries(static_cast<std::size_t>(q.tokens * q.heads * q.dim));
     using Element = typename Source::Element;
+    const Interval keys{options.first_key, options.first_key + source.keys()};
+    const Index first_query = options.first_query.value_or(keys.end - q.tokens);
+    const Interval places{first_query, first_query + q.tokens};
+    check_call(q, source, out, options, places);
+
+    // Segments end where the kernels' splits do, so a row's states merge as they do inside of one call. Where there is
+    // one region a segment may as well be several splits: as many as there are queries, which take as much memory.
+    const Index segment = kRegions > 1 ? kSplit : std::max<Index>(1, ceil_div(q.tokens, kSplit)) * kSplit;
+    const auto end_of = [&](Index begin) { return std::min((begin / segment + 1) * segment, keys.end); };
     const auto layout = detail::RotatedLayout::of<Element>(source);
-    Leased<std::vector<Element>, RotaryAttention> lease;
-    std::vector<Element>& rotated = *lease;
-    if (const auto size = static_cast<std::size_t>(layout.elements(std::min(kSegment, keys))); rotated.size() < size)
-      rotated.resize(size);
-    const TensorView<float> rows = view(queries, q.tokens, q.heads, q.dim);
-    const PositionMap* queries_are_at = nullptr;
-    for (Index begin = first_key; begin < first_key + keys;) {
-      // Segments are the kernels' splits, so a row's states merge as they do inside of one call.
-      const Index end = std::min((begin / kSegment + 1) * kSegment, first_key + keys);
-      each_region([&](const auto& one) {
-        const auto& region = one.region;
-        if (!(next_some(region.mask, places, begin).begin < end)) return;
-        if (queries_are_at != &region.query) rotate_queries(q, region.query, places, rows, options.executor);
-        queries_are_at = &region.query;
-        const Interval some{begin - first_key, end - first_key};
-        rotate_keys(source, some, first_key, region.key, layout, rotated.data(), options.executor);
-        part.first_key = begin;
-        merge_into(total,
-                   one.attend.partial(rows, detail::RotatedKeys<Source>(source, some, rotated.data(), layout), part));
-      });
-      begin = end;
+    Leased<std::vector<Element>, RotaryAttention> rotated;
+    Leased<std::vector<float>, RopeBlocks<Layout>> queries;
+    at_least(*rotated, layout.elements(std::min(segment, source.keys())));
+    at_least(*queries, q.tokens * q.heads * q.dim);
+    const TensorView<float> rows{queries->data(), q.tokens, q.heads, q.dim, q.heads * q.dim, q.dim};
+    const auto rotated_keys = [&](const PositionMap& map, Interval part) {
+      const Interval some{part.begin - keys.begin, part.end - keys.begin};
+      rotate_keys(source, some, keys.begin, map, layout, rotated->data(), options.executor);
+      return detail::RotatedKeys<Source>(source, some, rotated->data(), layout);
+    };
+    Options part = options;
+
+    if (kRegions == 1 && !places.empty() && !keys.empty() && end_of(keys.begin) == keys.end) {
+      const auto& one = std::get<0>(regions_);
+      part.first_query = places.begin;
+      rotate_queries(q, one.region.query, places, rows, options.executor);
+      one.attend(rows, rotated_keys(one.region.key, keys), out, part);
+      return;
     }
+    part.lse = {};
+    Partial total(q.tokens, q.heads, source.value_dim());
+    for (Index begin = keys.begin; begin < keys.end; begin = end_of(begin))
+      each_region([&](const auto& one) {
+        const Interval seeing = queries_that_see(one.region.mask, places, {begin, end_of(begin)});
+        if (seeing.empty()) return;
+        const Interval some{seeing.begin - places.begin, seeing.end - places.begin};
+        rotate_queries(q.slice(some), one.region.query, seeing, rows.slice(some), options.executor);
+        part.first_key = begin;
+        part.first_query = seeing.begin;
+        merge_into(total, some.begin,
+                   one.attend.partial(rows.slice(some), rotated_keys(one.region.key, {begin, end_of(begin)}), part));
+      });
     finish(total, out, options.lse);
   }
 
  private:
-  static constexpr Index kSegment = 2048, kTask = detail::RotatedLayout::kBlock;  // keys
+  static constexpr std::size_t kRegions = std::tuple_size_v<Regions>;
+  static constexpr Index kSplit = 2048, kTask = detail::RotatedLayout::kBlock;  // keys
+
+  template <class T>
+  static void at_least(std::vector<T>& memory, Index size) {
+    if (std::ssize(memory) < size) memory.resize(static_cast<std::size_t>(size));
+  }
+
+  /// Without the blocks of queries at both ends that see none of these keys.
+  template <Mask M>
+  static Interval queries_that_see(const M& mask, Interval queries, Interval keys) {
+    const auto sees = [&](Interval some) { return next_some(mask, some, keys.begin).begin < keys.end; };
+    while (!queries.empty() && !sees({queries.begin, std::min(queries.begin + kTask, queries.end)}))
+      queries.begin += kTask;
+    while (!queries.empty() && !sees({std::max(queries.end - kTask, queries.begin), queries.end})) queries.end -= kTask;
+    return queries;
+  }
 
   template <class F>
   void each_region(F&& f) const {
@@ -290,11 +331,12 @@ class RotaryAttention {
     });
   }
 
-  static void merge_into(Partial& total, const Partial& part) {
+  /// Rows [first, first + part.queries) of the total.
+  static void merge_into(Partial& total, Index first, const Partial& part) {
     const auto dim = static_cast<std::size_t>(total.value_dim);
-    for (std::size_t i = 0; i < total.max.size(); ++i)
+    for (std::size_t i = 0, t = static_cast<std::size_t>(first * total.heads); i < part.max.size(); ++i, ++t)
       if (part.max[i] != kMinusInfinity || part.sum[i] != 0)
-        merge_row(total.max[i], total.sum[i], &total.values[i * dim], part.max[i], part.sum[i], &part.values[i * dim],
+        merge_row(total.max[t], total.sum[t], &total.values[t * dim], part.max[i], part.sum[i], &part.values[i * dim],
                   total.value_dim);
   }
 

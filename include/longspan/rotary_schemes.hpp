@@ -72,6 +72,25 @@ struct ReRope {
   }
 };
 
+/// Positions inside the cache, as StreamingLLM has them: however long the text is, a query stands at most at
+/// sinks + recent − 1, the first `sinks` keys where they are, and the last `recent`, the query's own among them, at
+/// their true distances; others are not seen. The same whether the others are still in the cache or evicted
+/// (StreamingLlm, kv/eviction.hpp) and however many queries come at once: keys are then numbered as they lie in the
+/// cache, of which the first are the sinks and the last follow on one another. Causal. Xiao et al., "Efficient
+/// Streaming Language Models with Attention Sinks" (arXiv 2309.17453), section 3.2.
+struct CachePositions {
+  Index sinks = 4;
+  Index recent = 1020;
+
+  /// Throws std::invalid_argument unless sinks >= 0 and recent >= 1.
+  auto regions() const {
+    check(sinks >= 0 && sinks < kPositionEnd, "CachePositions.sinks", sinks, ">= 0");
+    check(recent >= 1 && recent < kPositionEnd, "CachePositions.recent", recent, ">= 1");
+    auto far = Sinks{sinks} & !Window{recent};
+    return std::tuple(Region<Window>{Window{recent}}, Region<decltype(far)>{far, {.most = sinks + recent - 1}});
+  }
+};
+
 /// The keys of the chunks that lie at least `first` and at most `last` chunks before the query's; with first = 0 keys
 /// behind the query, too. Throws std::invalid_argument unless size >= 1 and 0 <= first <= last.
 class ChunksBefore {
