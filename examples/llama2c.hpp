@@ -1,5 +1,6 @@
 #pragma once
-// The files of llama2.c (https://github.com/karpathy/llama2.c): checkpoints of any size, and their tokenizers.
+// The files of llama2.c (https://github.com/karpathy/llama2.c): checkpoints of any size, and their tokenizers; and what
+// such a model does to each token by itself.
 
 #include <Eigen/Core>
 #include <algorithm>
@@ -135,6 +136,22 @@ inline Model load_model(const std::string& path) {
   file.left -= angles * Index{sizeof(float)};
   if (signed_vocabulary < 0) model.own_classifier = read(vocabulary, dim);
   return model;
+}
+
+// ---- what a layer does besides attention -------------------------------------------------------------------------
+
+inline Matrix rms_norm(const Matrix& x, const Matrix& weights) {
+  Matrix y = x;
+  for (Index t = 0; t < x.rows(); ++t)
+    y.row(t) *= 1 / std::sqrt(x.row(t).squaredNorm() / static_cast<float>(x.cols()) + 1e-5f);
+  return (y.array().rowwise() * weights.row(0).array()).matrix();
+}
+
+inline Matrix feed_forward(const Layer& layer, const Matrix& x) {
+  const Matrix normed = rms_norm(x, layer.feed_forward_norm);
+  const Matrix gate = normed * layer.w1.transpose(), up = normed * layer.w3.transpose();
+  const Matrix gated = gate.array() / (1 + (-gate.array()).exp()) * up.array();
+  return gated * layer.w2.transpose();
 }
 
 // ---- text and tokens ------------------------------------------------------------------------------------------------

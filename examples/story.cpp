@@ -31,20 +31,6 @@ using namespace llama2c;
 
 // ---- the engine -----------------------------------------------------------------------------------------------------
 
-Matrix rms_norm(const Matrix& x, const Matrix& weights) {
-  Matrix y = x;
-  for (Index t = 0; t < x.rows(); ++t)
-    y.row(t) *= 1 / std::sqrt(x.row(t).squaredNorm() / static_cast<float>(x.cols()) + 1e-5f);
-  return (y.array().rowwise() * weights.row(0).array()).matrix();
-}
-
-Matrix feed_forward(const Layer& layer, const Matrix& x) {
-  const Matrix normed = rms_norm(x, layer.feed_forward_norm);
-  const Matrix gate = normed * layer.w1.transpose(), up = normed * layer.w3.transpose();
-  const Matrix gated = gate.array() / (1 + (-gate.array()).exp()) * up.array();
-  return gated * layer.w2.transpose();
-}
-
 struct Projections {
   Matrix q, k, v;  ///< [tokens, heads · head_dim]
 };
