@@ -193,7 +193,7 @@ run_example() {
     say "examples: $(cd "$root/examples" && ls | sed -n 's/\.cpp$//p' | tr '\n' ' ')"
     exit 1
   fi
-  deps
+  if [ "$1" = rope_interpolation ]; then deps plots; else deps; fi
   configure "$build" -DCMAKE_BUILD_TYPE=Release
   make_targets "$build" "$1"
   example=$1

@@ -1,6 +1,6 @@
 #pragma once
-// The files of llama2.c (https://github.com/karpathy/llama2.c): checkpoints of any size, and their tokenizers; and the
-// parts of a layer that have nothing to do with attention.
+// The files of llama2.c (https://github.com/karpathy/llama2.c): checkpoints of any size, and their tokenizers; and what
+// such a model does to each token by itself.
 
 #include <Eigen/Core>
 #include <algorithm>
@@ -138,8 +138,7 @@ inline Model load_model(const std::string& path) {
   return model;
 }
 
-// ---- what of a layer is not attention
-// --------------------------------------------------------------------------------
+// ---- what a layer does besides attention -------------------------------------------------------------------------
 
 inline Matrix rms_norm(const Matrix& x, const Matrix& weights) {
   Matrix y = x;
