@@ -44,14 +44,18 @@ void add_mass_of_block(const P& problem, Index kv_head, Interval keys, std::span
     problem.q.read(row, head, problem.score_factor(), query.data());
     const Position<float> from{position, 0.f};
     const Lanes denominator(of_row * kLog2e);
-    for (Index j = 0; j < keys.size(); j += kLanes) {
-      Lanes score(0.f);  // as the kernels: one chain over d
-      for (Index d = 0; d < dim; ++d)
-        score = fma(Lanes(query[static_cast<std::size_t>(d)]), load(block.data() + d * kMassBlock + j), score);
-      const Position<Lanes> to{at.begin, iota() + Lanes(static_cast<float>(j))};
-      score = finish_scores(problem, score, from, to, head, false);
-      exp2(score - denominator).store_aligned(weights + j);
+    constexpr int kVectors = static_cast<int>(kMassBlock) / kLanes;
+    Lanes score[kVectors];  // as the kernels: one chain over d each
+    unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA { score[v] = Lanes(0.f); });
+    for (Index d = 0; d < dim; ++d) {
+      const Lanes x(query[static_cast<std::size_t>(d)]);
+      const float* const of_keys = block.data() + d * kMassBlock;
+      unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA { score[v] = fma(x, load(of_keys + v * kLanes), score[v]); });
     }
+    unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA {
+      const Position<Lanes> to{at.begin, iota() + Lanes(static_cast<float>(v * kLanes))};
+      exp2(finish_scores(problem, score[v], from, to, head, false) - denominator).store_aligned(weights + v * kLanes);
+    });
     for (Index j = 0; j < keys.size(); ++j) mass[j] += static_cast<double>(weights[j]);
   };
   const auto each = [](std::span<const Index> chosen, Index all, auto&& f) {
