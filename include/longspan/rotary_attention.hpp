@@ -109,18 +109,16 @@ class KeyRotator {
     }
     const Index half = rope_.rotary_dim() / 2, pack = layout_.pack;
     Leased<Scratch, KeyRotator> lease;
-    float* const rows = lease->floats(4 * RotatedLayout::kBlock * half);
-    float *const row_sine = rows + RotatedLayout::kBlock * half,
-                 *const cosine = row_sine + RotatedLayout::kBlock * half,
-                 *const sine = cosine + RotatedLayout::kBlock * half;
+    constexpr Index kBlock = RotatedLayout::kBlock;
+    float* const rows = lease->floats(5 * kBlock * half);
+    float *const row_sine = rows + kBlock * half, *const cosine = row_sine + kBlock * half,
+                 *const sine = cosine + kBlock * half, *const lanes = sine + kBlock * half;
     rope_.angles(at, rows, row_sine);
     for (const auto& [from, to] : {std::pair(rows, cosine), std::pair(row_sine, sine)}) {  // to lanes of keys
-      if (pack == 1) {
-        transpose(from, half, some.size(), half, to, RotatedLayout::kBlock);
-      } else {
-        for (Index j = 0; j < some.size(); ++j)
-          for (Index i = 0; i < half; ++i)
-            to[i / pack * RotatedLayout::kBlock * pack + j * pack + i % pack] = from[j * half + i];
+      transpose(from, half, some.size(), half, pack == 1 ? to : lanes, kBlock);
+      for (Index i = 0; i < half && pack > 1; ++i) {
+        float* const packed = to + i / pack * kBlock * pack + i % pack;
+        for (Index j = 0; j < some.size(); ++j) packed[j * pack] = lanes[i * kBlock + j];
       }
     }
     each_run(source, some, [&](Index h, Index i, const auto& run, Index size) {
