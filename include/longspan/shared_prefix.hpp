@@ -101,11 +101,7 @@ Index attend_shared(const Attention<Engine, M, Scores>& attend, QueryTensor q, s
     }
   }
 
-  std::vector<float> rows(total.values.size());
-  const TensorView<float> finished = view(rows, total.queries, total.heads, total.value_dim);
-  total.finish(finished, options.lse);
-  for (Index t = 0; t < q.tokens; ++t)
-    for (Index h = 0; h < q.heads; ++h) out.write(t, h, finished.row(t, h));
+  detail::finish_into(total, out, options.lse);
   return end - first;
 }
 

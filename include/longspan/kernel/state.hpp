@@ -93,6 +93,15 @@ inline void merge_into(Partial& a, const Partial& b) {
   for (std::size_t i = 0, dim = static_cast<std::size_t>(a.value_dim); i < a.max.size(); ++i)
     merge_row(a.max[i], a.sum[i], &a.values[i * dim], b.max[i], b.sum[i], &b.values[i * dim], a.value_dim);
 }
+/// Normalised rows to an output of any element type. (A function of its own: inlined, g++ 12 warns of a loop that it
+/// thinks endless.)
+[[gnu::noinline]] inline void finish_into(const Partial& total, const OutputTensor& out, std::span<float> lse) {
+  std::vector<float> rows(total.values.size());
+  const TensorView<float> finished = view(rows, total.queries, total.heads, total.value_dim);
+  total.finish(finished, lse);
+  for (Index t = 0; t < total.queries; ++t)
+    for (Index h = 0; h < total.heads; ++h) out.write(t, h, finished.row(t, h));
+}
 }  // namespace detail
 
 /// The state over the keys of both. Associative and commutative up to rounding, with an exact identity. Throws
