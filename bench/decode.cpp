@@ -16,15 +16,6 @@ namespace ls = longspan;
 
 constexpr Index kKvHeads = 8, kDim = 128, kPage = 64;
 
-template <class T>
-constexpr const char* kTypeName = "f32";
-template <>
-constexpr const char* kTypeName<ls::bf16> = "bf16";
-template <>
-constexpr const char* kTypeName<ls::e4m3> = "e4m3";
-template <>
-constexpr const char* kTypeName<ls::i8> = "int8";
-
 std::vector<float> numbers(Index tokens, std::uint64_t seed) { return cases::normal(tokens * kKvHeads * kDim, seed); }
 auto tokens(const std::vector<float>& memory, Index n) { return ls::view(memory, n, kKvHeads, kDim); }
 

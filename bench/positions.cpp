@@ -16,10 +16,6 @@ namespace ls = longspan;
 
 constexpr Index kDim = 128, kHeads = 32, kTokens = 4096;
 
-template <class T>
-constexpr const char* kTypeName = "f32";
-template <>
-constexpr const char* kTypeName<ls::bf16> = "bf16";
 template <class Layout>
 constexpr const char* kLayoutName = "half_split";
 template <>

@@ -17,13 +17,6 @@ constexpr const char* kEngineName = "flash";
 template <>
 constexpr const char* kEngineName<ls::Naive> = "naive";
 
-template <class T>
-constexpr const char* kTypeName = "f32";
-template <>
-constexpr const char* kTypeName<ls::bf16> = "bf16";
-template <>
-constexpr const char* kTypeName<ls::f16> = "f16";
-
 /// Queries, keys and values of T, and an output of T.
 template <class T>
 struct Rounded {

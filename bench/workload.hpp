@@ -7,10 +7,23 @@
 #include <string>
 #include <vector>
 
+#include <longspan/core/bytes.hpp>
 #include <longspan/exec/thread_pool.hpp>
 #include "limits.hpp"
 
 namespace bench {
+
+/// An element type in a row's name.
+template <class T>
+inline constexpr const char* kTypeName = "f32";
+template <>
+inline constexpr const char* kTypeName<longspan::bf16> = "bf16";
+template <>
+inline constexpr const char* kTypeName<longspan::f16> = "f16";
+template <>
+inline constexpr const char* kTypeName<longspan::e4m3> = "e4m3";
+template <>
+inline constexpr const char* kTypeName<longspan::i8> = "int8";
 
 /// One call and its size.
 struct Workload {

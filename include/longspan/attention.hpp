@@ -285,7 +285,6 @@ class Attention {
 
   const M& mask() const { return mask_; }
   const std::vector<float>& logits() const { return logits_; }
-  static constexpr bool kHasScores = !Scores::kEmpty;
 
  private:
   M mask_;

@@ -4,6 +4,7 @@
 // exact and in no memory to speak of.
 
 #include <longspan/attention.hpp>
+#include <longspan/core/scratch.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
@@ -23,15 +24,16 @@ void add_mass_of_block(const P& problem, Index kv_head, Interval keys, std::span
                        double* mass) {
   const Index dim = problem.source.head_dim(), heads = problem.q.heads;
   alignas(64) float weights[kMassBlock];
-  std::vector<float> block(static_cast<std::size_t>(dim * kMassBlock));  // [dim][keys]: lanes are keys
-  std::vector<float> query(static_cast<std::size_t>(dim));
+  Leased<Scratch, MassRows> scratch;
+  float* const block = scratch->floats(dim * (kMassBlock + 1));  // [dim][keys]: lanes are keys
+  float* const query = block + dim * kMassBlock;
+  std::fill_n(block, dim * kMassBlock, 0.f);
   for (Index key = keys.begin; key < keys.end;) {
     const auto run = problem.source.run(kv_head, key);
     const Index size = std::min(run.size, keys.end - key);
     for (Index j = 0; j < size; ++j)
       for (Index d = 0; d < dim; ++d)
-        block[static_cast<std::size_t>(d * kMassBlock + key - keys.begin + j)] =
-            static_cast<float>(*run.key_at(j, d)) * run.scale_of_key(j);
+        block[d * kMassBlock + key - keys.begin + j] = static_cast<float>(*run.key_at(j, d)) * run.scale_of_key(j);
     key += size;
   }
 
@@ -41,15 +43,15 @@ void add_mass_of_block(const P& problem, Index kv_head, Interval keys, std::span
     if (head / problem.group() != kv_head || of_row == kMinusInfinity) return;  // another's, or it saw nothing
     const Index position = problem.first_query + row;
     if (!(problem.mask.some({position, position + 1}, at.begin).begin < at.end)) return;
-    problem.q.read(row, head, problem.score_factor(), query.data());
+    problem.q.read(row, head, problem.score_factor(), query);
     const Position<float> from{position, 0.f};
     const Lanes denominator(of_row * kLog2e);
     constexpr int kVectors = static_cast<int>(kMassBlock) / kLanes;
     Lanes score[kVectors];  // as the kernels: one chain over d each
     unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA { score[v] = Lanes(0.f); });
     for (Index d = 0; d < dim; ++d) {
-      const Lanes x(query[static_cast<std::size_t>(d)]);
-      const float* const of_keys = block.data() + d * kMassBlock;
+      const Lanes x(query[d]);
+      const float* const of_keys = block + d * kMassBlock;
       unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA { score[v] = fma(x, load(of_keys + v * kLanes), score[v]); });
     }
     unroll<kVectors>([&](auto v) LONGSPAN_LAMBDA {
@@ -76,7 +78,7 @@ void add_mass_of_block(const P& problem, Index kv_head, Interval keys, std::span
 /// itself is not used): a mask that is the same for all heads, score functions, learned sinks. Exact but for rounding:
 /// each weight within 2^-22 · max(1, |score|) relative, sums in double; where the kernels round queries to bf16, by
 /// what that does to a score. The order of sums is fixed, so the bits do not depend on threads. O(queries · keys ·
-/// head_dim) for what the mask shows of blocks of 64 keys; memory: a block of keys for each task. Not for ragged
+/// head_dim) for what the mask shows of blocks of 64 keys; memory: a block of keys for each thread. Not for ragged
 /// batches. Throws std::invalid_argument as Attention does, for lse and mass of another size, and for rows that are not
 /// there, before anything is written.
 template <KeyValueSource Source, class... Policies>

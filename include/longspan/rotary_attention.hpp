@@ -94,8 +94,9 @@ class KeyRotator {
     const Index first = some.begin - keys.begin, heads = layout_.kv_heads, dim = layout_.head_dim;
     if (!in_lanes()) {  // as rows, and back if they don't lie so
       Element* const rows = rotated + layout_.at(0, first, 0);
-      std::vector<Element> elsewhere(layout_.pack == 0 ? 0 : static_cast<std::size_t>(some.size() * heads * dim));
-      Element* const to = layout_.pack == 0 ? rows : elsewhere.data();
+      Leased<std::vector<Element>, KeyRotator> elsewhere;
+      if (layout_.pack != 0) elsewhere->resize(static_cast<std::size_t>(some.size() * heads * dim));
+      Element* const to = layout_.pack == 0 ? rows : elsewhere->data();
       each_run(source, some, [&](Index h, Index i, const auto& run, Index size) {
         for (Index j = 0; j < size; ++j)
           for (Index d = 0; d < dim; ++d) to[((i - some.begin + j) * heads + h) * dim + d] = *run.key_at(j, d);
@@ -199,8 +200,8 @@ class KeyRotator {
 /// batches. Bits: those of attention over the keys rotated by rope.blocks() and rounded to their element type, so they
 /// don't depend on threads, pages or chunks; with a scheme of several regions their states merge in a fixed order.
 /// Memory: the rotated queries, as many rotated keys (2048 at least, and no more with several regions), and for more
-/// keys than those two partial results. Throws std::invalid_argument as
-/// Attention, and for positions below 0 or beyond kRopeEnd, before anything is written.
+/// keys than those two partial results. Throws std::invalid_argument as Attention, and for positions below 0 or beyond
+/// kRopeEnd, before anything is written.
 template <class Engine, PairLayout Layout, class Regions>
 class RotaryAttention {
  public:
@@ -254,10 +255,11 @@ class RotaryAttention {
         rotate_queries(q.slice(some), one.region.query, seeing, rows.slice(some), options.executor);
         part.first_key = begin;
         part.first_query = seeing.begin;
-        merge_into(total, some.begin,
-                   one.attend.partial(rows.slice(some), rotated_keys(one.region.key, {begin, end_of(begin)}), part));
+        detail::merge_into(
+            total, some.begin,
+            one.attend.partial(rows.slice(some), rotated_keys(one.region.key, {begin, end_of(begin)}), part));
       });
-    finish(total, out, options.lse);
+    detail::finish_into(total, out, options.lse);
   }
 
  private:
@@ -327,22 +329,6 @@ class RotaryAttention {
       for (Index i = some.begin; i < some.end; ++i) at[i - some.begin] = map(first_key + i);
       rotator.block(source, keys, some, std::span<const Index>(at, static_cast<std::size_t>(some.size())), rotated);
     });
-  }
-
-  /// Rows [first, first + part.queries) of the total.
-  static void merge_into(Partial& total, Index first, const Partial& part) {
-    const auto dim = static_cast<std::size_t>(total.value_dim);
-    for (std::size_t i = 0, t = static_cast<std::size_t>(first * total.heads); i < part.max.size(); ++i, ++t)
-      if (part.max[i] != kMinusInfinity || part.sum[i] != 0)
-        merge_row(total.max[t], total.sum[t], &total.values[t * dim], part.max[i], part.sum[i], &part.values[i * dim],
-                  total.value_dim);
-  }
-
-  static void finish(Partial& total, OutputTensor out, std::span<float> lse) {
-    const TensorView<float> rows = view(total.values, total.queries, total.heads, total.value_dim);
-    total.finish(rows, lse);
-    for (Index t = 0; t < total.queries; ++t)
-      for (Index h = 0; h < total.heads; ++h) out.write(t, h, rows.row(t, h));
   }
 
   RopeBlocks<Layout> rope_;

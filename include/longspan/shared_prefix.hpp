@@ -28,7 +28,7 @@ Index shared_end(const Attention<Engine, M, Scores>& attend, std::span<const Pag
     for (std::size_t i = 0; i < sources.size(); ++i) {
       const Index size = options.cumulative_queries[i + 1] - options.cumulative_queries[i];
       const Index at = options.first_query.value_or(first + sources[i].keys() - size);
-      if (size > 0 && (at < end || !all({at, at + size}))) return first;
+      if (size > 0 && !all({at, at + size})) return first;
       rows += size;
     }
     return all({end, end + std::max<Index>(rows, 1)}) ? end : first;  // where all of them stand in the common pass
@@ -48,7 +48,8 @@ template <class Engine, class M, class Scores, StoredElement T>
 Index attend_shared(const Attention<Engine, M, Scores>& attend, QueryTensor q, std::span<const PagedView<T>> sources,
                     OutputTensor out, const Options& options) {
   // The plain call's checks, before anything is read.
-  detail::Batch batch(q.shape(), sources, options, attend.mask(), ScoreChain<>(), {});
+  const ScoreChain<> none;
+  const detail::Batch batch(q.shape(), sources, options, attend.mask(), none, {});
   const Index first = options.first_key;
   const Index end = detail::shared_end(attend, sources, options);
   if (end == first) {
@@ -82,7 +83,7 @@ Index attend_shared(const Attention<Engine, M, Scores>& attend, QueryTensor q, s
     part.first_key = begin;
     part.first_query = options.first_query;
     if (final) {
-      detail::merge_into(total, attend.partial(q, std::span<const PagedView<T>>(parts), part));
+      detail::merge_into(total, 0, attend.partial(q, std::span<const PagedView<T>>(parts), part));
       continue;
     }
     Options one = part;
@@ -91,13 +92,7 @@ Index attend_shared(const Attention<Engine, M, Scores>& attend, QueryTensor q, s
       const Interval rows{options.cumulative_queries[i], options.cumulative_queries[i + 1]};
       if (parts[i].keys() == 0 || rows.empty()) continue;
       one.first_query = options.first_query.value_or(first + sources[i].keys() - rows.size());
-      const Partial own = attend.partial(q.slice(rows), parts[i], one);
-      for (Index r = 0, n = rows.size() * q.heads; r < n; ++r) {
-        const auto to = static_cast<std::size_t>(rows.begin * q.heads + r), from = static_cast<std::size_t>(r);
-        const auto dim = static_cast<std::size_t>(total.value_dim);
-        merge_row(total.max[to], total.sum[to], &total.values[to * dim], own.max[from], own.sum[from],
-                  &own.values[from * dim], total.value_dim);
-      }
+      detail::merge_into(total, rows.begin, attend.partial(q.slice(rows), parts[i], one));
     }
   }
 

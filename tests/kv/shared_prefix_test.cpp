@@ -73,6 +73,7 @@ void check_sharing() {
   const Conversations<T> ragged(2100, {60, 5, 20, 9}, {50, 0, 3, 2});
   ragged.check(attention(Causal{}), 2048);
   ragged.check(attention(Causal{}), 2048, {.first_query = 2110});
+  Conversations<T>(2100, {3000, 2500}, {3, 40}).check(attention(Causal{}), 2048);  // tails of more than a split
 }
 TEST(SharedPrefix, ReadOnceWithTheSameBits) {
   check_sharing<float>();
@@ -82,6 +83,9 @@ TEST(SharedPrefix, ReadOnceWithTheSameBits) {
 TEST(SharedPrefix, OnlyWhatAllSee) {
   const Conversations<float> some(4200, {1, 40, 128}, {1, 1, 1});
   some.check(attention(Window{100}), 0);
+  // From the end of what is shared all of it is seen, but not from where the queries stand; and the other way round.
+  some.check(attention(Window{4150}), 0);
+  some.check(attention(Causal{} & !Window{100}), 0);
   some.check(attention(Window{200} | Sinks{4}), 0);
   some.check(attention(Causal{}, SoftCap{20}), 0);
   Conversations<float>(2000, {1, 40, 3000}, {1, 1, 1}).check(attention(Causal{}), 0);  // less than a split

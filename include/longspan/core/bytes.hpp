@@ -1,7 +1,9 @@
 #pragma once
 // Elements of eight bits, as a cache may store them: two formats of OCP's fp8, and whole numbers with a scale.
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <longspan/core/elements.hpp>
 

@@ -88,11 +88,14 @@ struct Partial {
 };
 
 namespace detail {
-/// As merge, in place and without checks; what saw nothing changes nothing.
-inline void merge_into(Partial& a, const Partial& b) {
-  for (std::size_t i = 0, dim = static_cast<std::size_t>(a.value_dim); i < a.max.size(); ++i)
-    merge_row(a.max[i], a.sum[i], &a.values[i * dim], b.max[i], b.sum[i], &b.values[i * dim], a.value_dim);
+/// As merge, in place and without checks, into the rows [first_query, first_query + part.queries) of the total.
+inline void merge_into(Partial& total, Index first_query, const Partial& part) {
+  const auto dim = static_cast<std::size_t>(total.value_dim);
+  for (std::size_t i = 0, t = static_cast<std::size_t>(first_query * total.heads); i < part.max.size(); ++i, ++t)
+    merge_row(total.max[t], total.sum[t], &total.values[t * dim], part.max[i], part.sum[i], &part.values[i * dim],
+              total.value_dim);
 }
+
 /// Normalised rows to an output of any element type. (A function of its own: inlined, g++ 12 warns of a loop that it
 /// thinks endless.)
 [[gnu::noinline]] inline void finish_into(const Partial& total, const OutputTensor& out, std::span<float> lse) {
@@ -112,7 +115,7 @@ inline Partial merge(Partial a, const Partial& b) {
   check(a.value_dim == b.value_dim, "merge.value_dim", b.value_dim, a.value_dim);
   if (a.logits.empty()) a.logits = b.logits;
   check(b.logits.empty() || a.logits == b.logits, "merge.logits", "other sinks", "the same in both");
-  detail::merge_into(a, b);
+  detail::merge_into(a, 0, b);
   return a;
 }
 
