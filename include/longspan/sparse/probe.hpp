@@ -75,7 +75,7 @@ inline double softmax_terms(float* x, Index size, float max) {
     const Index count = std::min<Index>(kLanes, size - j);
     std::fill_n(term, kLanes, kMinusInfinity);
     std::copy_n(x + j, count, term);
-    exp2((Lanes::load_aligned(term) - Lanes(max)) * Lanes(1.44269504088896340736f)).store_aligned(term);
+    exp2((Lanes::load_aligned(term) - Lanes(max)) * Lanes(kLog2e)).store_aligned(term);
     std::copy_n(term, count, x + j);
     for (Index i = 0; i < count; ++i) sum += static_cast<double>(term[i]);
   }
