@@ -83,7 +83,9 @@ struct i8 {
 };
 
 template <class T>
-concept ByteElement = std::same_as<T, i8> || std::same_as<T, e4m3> || std::same_as<T, e5m2>;
+concept Fp8Element = std::same_as<T, e4m3> || std::same_as<T, e5m2>;
+template <class T>
+concept ByteElement = std::same_as<T, i8> || Fp8Element<T>;
 /// What keys and values may be stored as.
 template <class T>
 concept StoredElement = ElementType<T> || ByteElement<T>;
@@ -92,8 +94,12 @@ template <class T>
 inline constexpr bool kScaled = std::same_as<T, i8>;
 
 #if defined(LONGSPAN_BF16_DOT_PRODUCTS)  // all of them are bf16 exactly
-template <ByteElement T>
+template <Fp8Element T>
 inline constexpr Index kPack<T> = 2;
+#endif
+#if defined(LONGSPAN_INTEGER_DOT_PRODUCTS)
+template <>
+inline constexpr Index kPack<i8> = 4;
 #endif
 
 #if defined(__AVX512F__)

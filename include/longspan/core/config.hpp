@@ -12,9 +12,21 @@
 #endif
 
 // LONGSPAN_NO_DOT_PRODUCTS: elements are widened to float even where the machine multiplies them as they are.
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && !defined(LONGSPAN_NO_DOT_PRODUCTS)
+#if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && !defined(LONGSPAN_NO_DOT_PRODUCTS)
+#if defined(__AVX512BF16__)
 #define LONGSPAN_BF16_DOT_PRODUCTS 1
+#endif
+#if defined(__AVX512VNNI__)
+#define LONGSPAN_INTEGER_DOT_PRODUCTS 1
+#endif
+#endif
+
+#if defined(LONGSPAN_BF16_DOT_PRODUCTS) && defined(LONGSPAN_INTEGER_DOT_PRODUCTS)
+#define LONGSPAN_ISA_NAME avx512bf16_vnni
+#elif defined(LONGSPAN_BF16_DOT_PRODUCTS)
 #define LONGSPAN_ISA_NAME avx512bf16
+#elif defined(LONGSPAN_INTEGER_DOT_PRODUCTS)
+#define LONGSPAN_ISA_NAME avx512vnni
 #elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #define LONGSPAN_ISA_NAME avx512
 #elif defined(__AVX512F__)

@@ -1,6 +1,7 @@
 #pragma once
 // Software prefetch, spread over the steps of a loop, so that memory is busy while the loop computes.
 
+#include <bit>
 #include <utility>
 
 #include <longspan/core/concepts.hpp>
@@ -25,21 +26,30 @@ class Ahead {
   static Ahead of_keys(const KeyValueRun<Element>& run, Index keys, Index head_dim, Index neighbours = 0) {
     const Index size = std::min(run.size, keys);
     if (run.dim_stride == 1) return {run.key, run.key_stride, size, head_dim + neighbours};
-    return {run.key, run.dim_stride, ceil_div(head_dim, run.key_pack), size * run.key_pack};
+    return {run.key, run.dim_stride, packs(head_dim, run.key_pack), size * run.key_pack};
   }
   template <class Element>
   static Ahead of_values(const KeyValueRun<Element>& run, Index keys, Index value_dim, Index neighbours = 0) {
-    return {run.value, run.value_stride, ceil_div(std::min(run.size, keys), run.value_pack),
+    return {run.value, run.value_stride, packs(std::min(run.size, keys), run.value_pack),
             value_dim * run.value_pack + neighbours};
   }
 
+  /// How fast to ask: the same for most blocks, and worth keeping, for it takes three divisions.
+  struct Pace {
+    Index rows = 0, row_bytes = 0, steps = 0;  ///< what it was made for
+    Index row_steps = 0, step_bytes = 0;
+  };
   /// The same, to be asked for in this many calls of step(), or of step_lines() where a line a step is too few.
-  Ahead over(Index steps) const {
+  Ahead over(Index steps, Pace& pace) const {
     Ahead spread = *this;
     if (rows_ <= 0 || row_bytes_ <= 0 || steps <= 0) return {};
-    spread.row_steps_ = std::max<Index>(1, steps / rows_);
-    spread.step_bytes_ = ceil_div(row_bytes_, spread.row_steps_ * kGrain) * kGrain;
-    spread.row_steps_ = ceil_div(row_bytes_, spread.step_bytes_);
+    if (pace.rows != rows_ || pace.row_bytes != row_bytes_ || pace.steps != steps) {
+      const Index row_steps = std::max<Index>(1, steps / rows_);
+      const Index step_bytes = ceil_div(row_bytes_, row_steps * kGrain) * kGrain;
+      pace = {rows_, row_bytes_, steps, ceil_div(row_bytes_, step_bytes), step_bytes};
+    }
+    spread.row_steps_ = pace.row_steps;
+    spread.step_bytes_ = pace.step_bytes;
     spread.line_ = row_;
     spread.left_ = spread.row_steps_;
     return spread;
@@ -56,6 +66,11 @@ class Ahead {
 
  private:
   static constexpr Index kLine = 64, kGrain = 16;
+
+  /// ceil_div for packs, which are powers of two.
+  static Index packs(Index size, Index pack) {
+    return (size + pack - 1) >> std::countr_zero(static_cast<std::uint64_t>(pack));
+  }
 
   LONGSPAN_INLINE void advance() {
     line_ += step_bytes_;
@@ -86,19 +101,18 @@ struct AheadOf {
   Index first_key;  ///< the position of key 0
 
   Ahead keys(Interval keys, Interval heads) const {
-    const auto [one, last] = runs(keys.begin, heads);
-    return Ahead::of_keys(one, keys.size(), source.head_dim(), neighbours(last.key - one.key, one.key_stride));
+    const auto one = run(heads.begin, keys.begin);
+    const Index apart = heads.size() == 1 ? 0 : run(heads.end - 1, keys.begin).key - one.key;
+    return Ahead::of_keys(one, keys.size(), source.head_dim(), neighbours(apart, one.key_stride));
   }
   Ahead values(Interval keys, Interval heads) const {
-    const auto [one, last] = runs(keys.begin, heads);
-    return Ahead::of_values(one, keys.size(), source.value_dim(), neighbours(last.value - one.value, one.value_stride));
+    const auto one = run(heads.begin, keys.begin);
+    const Index apart = heads.size() == 1 ? 0 : run(heads.end - 1, keys.begin).value - one.value;
+    return Ahead::of_values(one, keys.size(), source.value_dim(), neighbours(apart, one.value_stride));
   }
   /// How far apart the first and the last head are, if both stand in the row of one token.
   static Index neighbours(Index apart, Index stride) { return apart > 0 && apart < stride ? apart : 0; }
-  /// Of the first head and of the last.
-  auto runs(Index key, Interval heads) const {
-    return std::pair(source.run(heads.begin, key - first_key), source.run(heads.end - 1, key - first_key));
-  }
+  auto run(Index head, Index key) const { return source.run(head, key - first_key); }
 };
 
 }  // namespace longspan::inline LONGSPAN_ISA

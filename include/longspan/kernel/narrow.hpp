@@ -36,8 +36,9 @@ class NarrowKernel {
   }
   static Index scratch_floats(Index queries, Index head_dim, Index value_dim) {
     const Index q = ceil_div(queries, 16) * 16, words = words_of(head_dim);
-    return q * (words + kBlock + 1) + kCopied * kLanes * 2 * words + kBlock / Words::kPer * padded(value_dim) +
-           padded(head_dim) + 2 * state_floats(queries, value_dim) + 2 * kBlock;
+    return q * (Words::query_words(words) + kBlock + 2) + kCopied * kLanes * 2 * words +
+           kBlock / Words::kPer * padded(value_dim) + padded(head_dim) + 2 * state_floats(queries, value_dim) +
+           2 * kBlock;
   }
 
   NarrowKernel(const P& problem, const TaskRange& task, Scratch& scratch)
@@ -50,6 +51,7 @@ class NarrowKernel {
         head_dim_(problem.source.head_dim()),
         value_dim_(problem.source.value_dim()),
         words_(words_of(head_dim_)),
+        query_words_(Words::query_words(words_)),
         padded_(padded(value_dim_)) {
     const Index q = ceil_div(queries_, 16) * 16;
     float* memory = scratch.floats(scratch_floats(queries_, head_dim_, value_dim_));
@@ -60,22 +62,29 @@ class NarrowKernel {
     value_ = take(kBlock / Words::kPer * padded_);
     split_ = take(state_floats(queries_, value_dim_));
     total_ = take(state_floats(queries_, value_dim_));
-    query_ = take(q * words_);
+    query_ = take(q * query_words_);
     rescale_ = take(q);
+    weight_scale_ = take(q);
     key_scale_ = take(kBlock);
     value_scale_ = take(kBlock);
     std::fill_n(key_scale_, kBlock, problem.score_factor());
     std::fill_n(value_scale_, kBlock, 1.f);
     float* const exact = take(padded(head_dim_));
     for (Index i = 0; i < queries_; ++i) {
-      float* const to = query_ + i * words_;
+      float* const to = query_ + i * query_words_;
       p_.q.read(row(i), head(i), p_.template query_factor<Words>(), Words::kPer == 1 ? to : exact);
-      if constexpr (Words::kPer > 1) Words::encode(exact, head_dim_, to);
+      if constexpr (Words::kPer > 1) Words::encode_query(exact, head_dim_, to);
     }
+    with_tile([&](auto queries, auto vectors) {
+      tiles_ = ceil_div(group_queries_, queries());
+      key_steps_ = tiles_ * kVectors / vectors();
+      value_steps_ = tiles_ * Words::kDigits * ceil_div(value_dim_, vectors() * kLanes);
+    });
     if (p_.source.keys() == 0) return;
-    const auto [one, last] = ahead_.runs(p_.first_key, task_.kv_heads);
+    const auto one = ahead_.run(task_.kv_heads.begin, p_.first_key),
+               last = ahead_.run(task_.kv_heads.end - 1, p_.first_key);
     rows_of_keys_ = one.dim_stride == 1;
-    interleaved_ = rows_of_keys_ && ahead_.neighbours(last.key - one.key, one.key_stride) > 0 &&
+    interleaved_ = !Words::kWhole && rows_of_keys_ && ahead_.neighbours(last.key - one.key, one.key_stride) > 0 &&
                    ahead_.neighbours(last.value - one.value, one.value_stride) > 0;
   }
 
@@ -129,7 +138,7 @@ class NarrowKernel {
  private:
   static constexpr int kVectors = static_cast<int>(kBlock) / kLanes;  // of keys in a block
   static constexpr int kCopied = 2;                                   // of keys that are copied at a time
-  static constexpr bool kDecoded = ByteElement<Element>;
+  static constexpr bool kDecoded = ByteElement<Element> && !kLieAsWords<Element>;
   template <int N>
   using Constant = std::integral_constant<int, N>;
 
@@ -184,12 +193,9 @@ class NarrowKernel {
   /// computed with, the next is asked for.
   void add_tile(const Tile& tile, Interval heads, float* state) {
     const Index step = interleaved_ ? kLanes : kBlock;
-    Index tiles = 0, columns = 0;
-    with_tile(
-        [&](auto queries, auto vectors) { tiles = ceil_div(group_queries_, queries()), columns = vectors() * kLanes; });
+    const Index start = tile.block + (interleaved_ ? (tile.keys.begin - tile.block) / kLanes * kLanes : 0);
     const auto regions = [&](auto&& f) LONGSPAN_LAMBDA {
-      for (Index at = (tile.keys.begin - tile.block) / step * step; tile.block + at < tile.keys.end; at += step)
-        f(intersect(tile.keys, {tile.block + at, tile.block + at + step}));
+      for (Index at = start; at < tile.keys.end; at += step) f(intersect(tile.keys, {at, at + step}));
     };
     const auto for_each_head = [&](auto&& f) LONGSPAN_LAMBDA {
       for (kv_head_ = heads.begin; kv_head_ < heads.end; ++kv_head_) {
@@ -201,19 +207,17 @@ class NarrowKernel {
     regions([&](Interval keys) LONGSPAN_LAMBDA {
       Ahead next = keys.end < tile.keys.end ? ahead_.keys({keys.end, keys.end + step}, heads)
                                             : ahead_.values({tile.keys.begin, tile.keys.begin + step}, heads);
-      next = next.over(heads.size() * score_steps(ceil_div(keys.size(), kLanes), tiles, columns));
+      next = next.over(heads.size() * score_steps(ceil_div(keys.size(), kLanes)), score_pace_);
       for_each_head([&]() LONGSPAN_LAMBDA { scores(tile, keys, next); });
     });
     const auto after = [&](Interval keys, Index softmax_steps) LONGSPAN_LAMBDA {
       const Ahead next =
           keys.end < tile.keys.end ? ahead_.values({keys.end, keys.end + step}, heads) : keys_after(tile, heads, step);
-      const Index steps = tiles * ceil_div(keys.size(), Words::kPer) * ceil_div(value_dim_, columns);
-      return next.over(heads.size() * (steps + softmax_steps));
+      return next.over(heads.size() * (words_of(keys.size()) * value_steps_ + softmax_steps), value_pace_);
     };
-    const Index start = (tile.keys.begin - tile.block) / step * step + tile.block;
     // The softmax asks, too, where lines lie apart; in the one stretch of a page the machine reads ahead by itself.
-    Ahead next = after(intersect(tile.keys, {start, start + step}), interleaved_ ? group_queries_ * kVectors : 0), none;
-    for_each_head([&]() LONGSPAN_LAMBDA { softmax(tile, state, interleaved_ ? next : none); });
+    Ahead next = after(intersect(tile.keys, {start, start + step}), interleaved_ || Words::kWhole ? group_queries_ * kVectors : 0), none;
+    for_each_head([&]() LONGSPAN_LAMBDA { softmax(tile, state, interleaved_ || Words::kWhole ? next : none); });
     regions([&](Interval keys) LONGSPAN_LAMBDA {
       if (keys.begin != tile.keys.begin) next = after(keys, 0);
       for_each_head(
@@ -222,10 +226,11 @@ class NarrowKernel {
   }
 
   /// How often scores() calls Ahead::step for one KV head.
-  Index score_steps(Index vectors, Index tiles, Index columns) const {
-    if (!rows_of_keys_) return tiles * words_ * kBlock / columns;
-    if (group_queries_ <= kIsa.row_queries) return vectors * words_;
-    return tiles * words_ * ceil_div(vectors, kCopied);
+  Index score_steps(Index vectors) const {
+    const Index words = Words::kDigits * words_;
+    if (!rows_of_keys_) return key_steps_ * words;
+    if (group_queries_ <= kIsa.row_queries) return vectors * words;
+    return tiles_ * words * ceil_div(vectors, kCopied);
   }
 
   /// Scores of the keys of a region, by vectors of keys: as they lie where that is dimension-major; transposed in
@@ -252,8 +257,8 @@ class NarrowKernel {
   template <class Read, int Queries, int Vectors, class T>
   void scores(const T* const* key, Index dim_stride, Index v, Ahead& ahead) {
     for_each_query<Queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
-      narrow_scores<Words, decltype(n)::value, Vectors, Read>(key, dim_stride, words_, query_ + i * words_, words_,
-                                                              weight_ + i * kBlock + v * kLanes, kBlock,
+      narrow_scores<Words, decltype(n)::value, Vectors, Read>(key, dim_stride, words_, query_ + i * query_words_,
+                                                              query_words_, weight_ + i * kBlock + v * kLanes, kBlock,
                                                               key_scale_ + v * kLanes, ahead);
     });
   }
@@ -265,8 +270,8 @@ class NarrowKernel {
       const auto run = p_.source.run(kv_head_, i);
       if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0 && whole_vector(run, tile, i))
         return for_each_query<kIsa.row_queries>([&](auto n, Index q) LONGSPAN_LAMBDA {
-          narrow_scores_of_rows<Words, decltype(n)::value>(run.key, run.key_stride, words_, query_ + q * words_, words_,
-                                                           weight_ + q * kBlock + v * kLanes, kBlock,
+          narrow_scores_of_rows<Words, decltype(n)::value>(run.key, run.key_stride, words_, query_ + q * query_words_,
+                                                           query_words_, weight_ + q * kBlock + v * kLanes, kBlock,
                                                            key_scale_ + v * kLanes, ahead);
         });
     }
@@ -310,10 +315,15 @@ class NarrowKernel {
 
   /// Weights, and each query's running maximum and sum.
   void softmax(const Tile& tile, float* state, Ahead& ahead) {
-    if constexpr (kScaled<Element>) read_scales(p_, kv_head_, tile.keys, tile.block, key_scale_, value_scale_);
-    for (Index i = first_; i < first_ + group_queries_; ++i)
-      rescale_[i] = narrow_softmax(p_, tile, p_.first_query + row(i), head(i), weight_ + i * kBlock, value_scale_,
-                                   maxima(state)[i], sums(state)[i], ahead);
+    if constexpr (kScaled<Element>)  // of other heads since
+      if (interleaved_) read_scales(p_, kv_head_, tile.keys, tile.block, key_scale_, value_scale_);
+    for_each_query<kSoftmaxQueries>([&](auto n, Index i) LONGSPAN_LAMBDA {
+      Index query[n.value], of_head[n.value];
+      unroll<n.value>([&](auto q)
+                          LONGSPAN_LAMBDA { query[q] = p_.first_query + row(i + q), of_head[q] = head(i + q); });
+      narrow_softmax(p_, tile, query, of_head, weight_ + i * kBlock, value_scale_, maxima(state) + i, sums(state) + i,
+                     weight_scale_ + i, rescale_ + i, ahead);
+    });
   }
 
   /// Values of a region, in place where they are whole vectors of words, else encoded.
@@ -322,8 +332,8 @@ class NarrowKernel {
     const auto add = [&](const auto& rows, Index key, Index words) LONGSPAN_LAMBDA {
       const auto add_to = [&](auto queries, auto vectors, auto careful, Index i, Index d) LONGSPAN_LAMBDA {
         narrow_values<Words, queries.value, vectors.value, careful.value>(
-            rows.from(d), words, weight_ + i * kBlock + (key - tile.block) / Words::kPer, kBlock, out + i * padded_ + d,
-            padded_, rescale ? rescale + i : nullptr, ahead);
+            rows.from(d), words, weight_ + i * kBlock + (key - tile.block) / Words::kPer, kBlock, weight_scale_ + i,
+            out + i * padded_ + d, padded_, rescale ? rescale + i : nullptr, ahead);
       };
       if (careful_) {
         for (Index i = first_; i < first_ + group_queries_; ++i)
@@ -341,21 +351,13 @@ class NarrowKernel {
       }
       rescale = nullptr;
     };
-    bool in_place = value_dim_ == padded_;
-    p_.for_each_piece(kv_head_, keys, [&](const auto& run, Index key) LONGSPAN_LAMBDA {
-      // no word may be cut but by the end of `keys`
-      const Index place = (key - tile.block) % Words::kPer, end = key + run.size;
-      in_place = in_place && (end == keys.end || (end - tile.block) % Words::kPer == 0) &&
-                 (run.value_pack == Words::kPer ? run.value_first == place
-                                                : run.value_pack == 1 && place == 0 && run.size % Words::kPer == 0);
-    });
-    if (!in_place) {
+    if (value_dim_ != padded_ || !values_are_words(p_, kv_head_, keys, tile.block, Words::kPer == 2)) {
       encode_values(p_, kv_head_, keys, tile.block, value_, padded_);
       return add(WordRows<FloatWords, float>{value_, padded_}, keys.begin,
                  words_of(keys.end - tile.block) - (keys.begin - tile.block) / Words::kPer);
     }
     p_.for_each_piece(kv_head_, keys, [&](const auto& run, Index key) LONGSPAN_LAMBDA {
-      if constexpr (Words::kPer > 1)
+      if constexpr (Words::kPer == 2)
         if (run.value_pack == 1)
           return add(ZippedRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.size));
       add(WordRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.value_first + run.size));
@@ -380,10 +382,13 @@ class NarrowKernel {
   AheadOf<typename P::Source> ahead_;
   TaskRange task_;
   Interval rows_;
-  Index group_queries_, queries_;                 // of one KV head, of all
+  Index group_queries_, queries_;                      // of one KV head, of all
+  Index tiles_ = 0, key_steps_ = 0, value_steps_ = 0;  // register tiles of queries; steps of a word of keys, of values
+  Ahead::Pace score_pace_, value_pace_;
   Index kv_head_ = 0, first_ = 0, next_key_ = 0;  // the KV head at work and its first query; where the next tile is
-  Index head_dim_, value_dim_, words_, padded_;
-  float *key_, *encoded_key_, *weight_, *value_, *split_, *total_, *query_, *rescale_, *key_scale_, *value_scale_;
+  Index head_dim_, value_dim_, words_, query_words_, padded_;
+  float *key_, *encoded_key_, *weight_, *value_, *split_, *total_, *query_, *rescale_, *weight_scale_, *key_scale_,
+      *value_scale_;
   const Element* key_at_[kVectors] = {};
   Index dim_stride_ = 0;
   bool rows_of_keys_ = true;  // token-major

@@ -27,29 +27,36 @@ template <class Words, int Keys, int Vectors, bool Rows>
       return wide_scores<Words, Keys / 2, Vectors, Rows>(key, stride, keys, dim, query, weight, largest, scale, ahead);
   Ahead next = ahead;  // a copy stays in registers
   for (Index j = 0;;) {
-    const std::byte* k0 = key + j * (Rows ? stride : kWord);
-    const float* x0 = query;
-    Lanes a[Keys][Vectors];
+    typename Words::Sum a[Keys][Vectors];
     unroll<Keys>([&](auto k)
-                     LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
-    for (Index d = 0; d < dim; ++d) {
-      next.step();  // first: behind the products, clang moves these behind it, and spills what they read
-      Lanes x[Vectors];
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
-      unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
-        const Lanes b = broadcast(k0 + k * (Rows ? stride : kWord));
-        unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Words::add(a[k][i], b, x[i]); });
-      });
-      k0 += Rows ? kWord : stride;
-      x0 += kWideRows;
-    }
+                     LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Words::zero(); }); });
+    const float* x0 = query;
+    unroll<Words::kDigits>([&](auto digit) LONGSPAN_LAMBDA {
+      if constexpr (digit > 0)
+        unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
+          unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Words::next_digit(a[k][i]); });
+        });
+      const std::byte* k0 = key + j * (Rows ? stride : kWord);
+      for (Index d = 0; d < dim; ++d) {
+        next.step();  // first: behind the products, clang moves these behind it, and spills what they read
+        Lanes x[Vectors];
+        unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
+        unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
+          const Lanes b = Words::key(broadcast(k0 + k * (Rows ? stride : kWord)));
+          unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Words::add_score(a[k][i], x[i], b); });
+        });
+        k0 += Rows ? kWord : stride;
+        x0 += kWideRows;
+      }
+    });
     float* to = weight + j * kWideRows;
     unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
       Lanes top = Lanes::load_aligned(largest + i * kLanes);
+      const auto term = [&](int t) LONGSPAN_LAMBDA { return Lanes::load_aligned(x0 + t * kWideRows + i * kLanes); };
       unroll<Keys>([&](auto k) LONGSPAN_LAMBDA {
-        if constexpr (Words::kScalesScores) a[k][i] = a[k][i] * Lanes(scale[j + k]);
-        a[k][i].store_aligned(to + k * kWideRows + i * kLanes);
-        top = xsimd::max(top, a[k][i]);
+        const Lanes score = Words::score(a[k][i], term, Lanes(scale[j + k]));
+        score.store_aligned(to + k * kWideRows + i * kLanes);
+        top = xsimd::max(top, score);
       });
       top.store_aligned(largest + i * kLanes);
     });
@@ -63,54 +70,75 @@ template <class Words, int Keys, int Vectors, bool Rows>
 enum class Start { kZero, kRescale, kKeep };
 
 /// out[d][queries] = start(out) + Σ_j value[j][d] · weight[j][queries] over `words` rows of words, value_stride bytes
-/// apart, for `dims` value dims, Dims at a time. `rescale` is a factor per query. Careful: a weight of 0 adds nothing
+/// apart, for `dims` value dims, Dims at a time. `rescale` is a factor per query; so is `scale`, of weights that are
+/// whole numbers, whose second digits stand digit_stride floats behind the first. Careful: a weight of 0 adds nothing
 /// even to a value that is not finite.
 template <class Words, int Dims, int Vectors, bool Careful>
 [[gnu::noinline]] void wide_values(const std::byte* value, Index value_stride, Index words, Index dims,
-                                   const float* weight, float* out, Start start, const float* rescale, Ahead& ahead) {
+                                   const float* weight, Index digit_stride, const float* scale, float* out, Start start,
+                                   const float* rescale, Ahead& ahead) {
   constexpr Index kWord = sizeof(float);
   Ahead next = ahead;
   for (; dims >= Dims; dims -= Dims) {
-    Lanes a[Dims][Vectors];
-    if (start == Start::kZero)
+    const auto each = [&](auto& sums, auto&& f) LONGSPAN_LAMBDA {
       unroll<Dims>([&](auto k)
-                       LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i] = Lanes(0.f); }); });
-    else
-      unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
-        unroll<Vectors>([&](auto i)
-                            LONGSPAN_LAMBDA { a[k][i] = Lanes::load_aligned(out + k * kWideRows + i * kLanes); });
-      });
-    if (start == Start::kRescale)
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
-        const Lanes by = Lanes::load_aligned(rescale + i * kLanes);
-        unroll<Dims>([&](auto k) LONGSPAN_LAMBDA { a[k][i] = a[k][i] * by; });
-      });
-    const std::byte* v0 = value;
-    const float* x0 = weight;
-    for (Index j = 0; j < words; ++j) {
-      next.step();  // first: behind the products, clang moves these behind it, and spills what they read
-      Lanes x[Vectors];
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
-      unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
-        const Lanes b = broadcast(v0 + k * kWord);
+                       LONGSPAN_LAMBDA { unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { f(sums[k][i], k, i); }); });
+    };
+    Lanes total[Dims][Vectors];
+    const auto begin = [&]() LONGSPAN_LAMBDA {
+      if (start == Start::kZero)
+        each(total, [](Lanes& sum, auto, auto) LONGSPAN_LAMBDA { sum = Lanes(0.f); });
+      else
+        each(total, [&](Lanes& sum, auto k, auto i)
+                        LONGSPAN_LAMBDA { sum = Lanes::load_aligned(out + k * kWideRows + i * kLanes); });
+      if (start == Start::kRescale)
         unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
-          a[k][i] = Careful ? Words::add_careful(a[k][i], b, x[i]) : Words::add(a[k][i], b, x[i]);
+          const Lanes by = Lanes::load_aligned(rescale + i * kLanes);
+          unroll<Dims>([&](auto k) LONGSPAN_LAMBDA { total[k][i] = total[k][i] * by; });
         });
+    };
+    const auto add = [&](auto& a) LONGSPAN_LAMBDA {
+      unroll<Words::kDigits>([&](auto digit) LONGSPAN_LAMBDA {
+        if constexpr (digit > 0) each(a, [](auto& sum, auto, auto) LONGSPAN_LAMBDA { sum = Words::next_digit(sum); });
+        const std::byte* v0 = value;
+        const float* x0 = weight + digit * digit_stride;
+        for (Index j = 0; j < words; ++j) {
+          next.step();  // first: behind the products, clang moves these behind it, and spills what they read
+          Lanes x[Vectors];
+          unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { x[i] = Lanes::load_aligned(x0 + i * kLanes); });
+          unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
+            const Lanes b = broadcast(v0 + k * kWord);
+            unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA {
+              a[k][i] = Careful ? Words::add_careful(a[k][i], x[i], b) : Words::add_value(a[k][i], x[i], b);
+            });
+          });
+          v0 += value_stride;
+          x0 += kWideRows;
+        }
       });
-      v0 += value_stride;
-      x0 += kWideRows;
+    };
+    if constexpr (Words::kWhole) {
+      typename Words::Sum whole[Dims][Vectors];
+      each(whole, [](auto& sum, auto, auto) LONGSPAN_LAMBDA { sum = Words::zero(); });
+      add(whole);
+      begin();
+      each(total, [&](Lanes& sum, auto k, auto i) LONGSPAN_LAMBDA {
+        sum = fma(Words::number(whole[k][i]), Lanes::load_aligned(scale + i * kLanes), sum);
+      });
+    } else {
+      begin();
+      add(total);
     }
-    unroll<Dims>([&](auto k) LONGSPAN_LAMBDA {
-      unroll<Vectors>([&](auto i) LONGSPAN_LAMBDA { a[k][i].store_aligned(out + k * kWideRows + i * kLanes); });
-    });
+    each(total,
+         [&](Lanes& sum, auto k, auto i) LONGSPAN_LAMBDA { sum.store_aligned(out + k * kWideRows + i * kLanes); });
     value += Dims * kWord;
     out += Dims * kWideRows;
   }
   ahead = next;
   if constexpr (Dims > 1)
     if (dims > 0)
-      wide_values<Words, Dims / 2, Vectors, Careful>(value, value_stride, words, dims, weight, out, start, rescale,
-                                                     ahead);
+      wide_values<Words, Dims / 2, Vectors, Careful>(value, value_stride, words, dims, weight, digit_stride, scale, out,
+                                                     start, rescale, ahead);
 }
 
 /// weight[q][keys] = Σ_d query[q][d] · key[d][keys], for Queries queries and Vectors vectors of keys that lie at `key`,
@@ -121,24 +149,31 @@ template <class Words, int Queries, int Vectors, class Read, class Element>
                                      Index query_stride, float* weight, Index weight_stride, const float* scale,
                                      Ahead& ahead) {
   Ahead next = ahead;  // a copy stays in registers
-  Lanes a[Queries][Vectors];
+  typename Words::Sum a[Queries][Vectors];
   unroll<Queries>([&](auto q)
-                      LONGSPAN_LAMBDA { unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Lanes(0.f); }); });
+                      LONGSPAN_LAMBDA { unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Words::zero(); }); });
   const Element* at[Vectors];
   unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { at[j] = key[j]; });
-  for (Index d = 0, offset = 0; d < dim; ++d, offset += dim_stride) {
-    Lanes x[Vectors];
-    unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { x[j] = Read::load(at[j] + offset); });
-    next.step_lines();
-    unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-      const Lanes b = broadcast(query + q * query_stride + d);
-      unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Words::add(a[q][j], b, x[j]); });
-    });
-  }
+  unroll<Words::kDigits>([&](auto digit) LONGSPAN_LAMBDA {
+    if constexpr (digit > 0)
+      unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+        unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Words::next_digit(a[q][j]); });
+      });
+    for (Index d = 0, offset = 0; d < dim; ++d, offset += dim_stride) {
+      Lanes x[Vectors];
+      unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { x[j] = Words::key(Read::load(at[j] + offset)); });
+      next.step_lines();
+      unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+        const Lanes b = broadcast(query + q * query_stride + d);
+        unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Words::add_score(a[q][j], b, x[j]); });
+      });
+    }
+    query += dim;
+  });
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+    const auto term = [&](int t) LONGSPAN_LAMBDA { return broadcast(query + q * query_stride + t); };
     unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA {
-      if constexpr (Words::kScalesScores) a[q][j] = a[q][j] * longspan::load(scale + j * kLanes);
-      store(weight + q * weight_stride + j * kLanes, a[q][j]);
+      store(weight + q * weight_stride + j * kLanes, Words::score(a[q][j], term, longspan::load(scale + j * kLanes)));
     });
   });
   ahead = next;
@@ -151,29 +186,34 @@ template <class Words, int Queries, class Element>
                                              Index query_stride, float* weight, Index weight_stride, const float* scale,
                                              Ahead& ahead) {
   Ahead next = ahead;
-  Lanes a[Queries];
-  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = Lanes(0.f); });
-  Index d = 0;
-  const auto add = [&](const Lanes& x, Index at) LONGSPAN_LAMBDA {
-    unroll<Queries>([&](auto q)
-                        LONGSPAN_LAMBDA { a[q] = Words::add(a[q], broadcast(query + q * query_stride + at), x); });
-  };
-  for (; d + kLanes <= dim; d += kLanes) {
-    const TransposedTile tile(key + d * Words::kPer, key_stride,
-                              [](const Element* p) LONGSPAN_LAMBDA { return Words::load(p); });
-    unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA {
-      add(tile[i], d + i);
-      next.step_lines();
-    });
-  }
-  for (; d < dim; ++d) {
-    alignas(64) float column[kLanes];
-    for (Index j = 0; j < kLanes; ++j) Words::encode(key + j * key_stride + d * Words::kPer, Words::kPer, column + j);
-    add(Lanes::load_aligned(column), d);
-  }
+  typename Words::Sum a[Queries];
+  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = Words::zero(); });
+  unroll<Words::kDigits>([&](auto digit) LONGSPAN_LAMBDA {
+    if constexpr (digit > 0) unroll<Queries>([&](auto q) LONGSPAN_LAMBDA { a[q] = Words::next_digit(a[q]); });
+    Index d = 0;
+    const auto add = [&](const Lanes& word, Index at) LONGSPAN_LAMBDA {
+      const Lanes x = Words::key(word);
+      unroll<Queries>(
+          [&](auto q) LONGSPAN_LAMBDA { a[q] = Words::add_score(a[q], broadcast(query + q * query_stride + at), x); });
+    };
+    for (; d + kLanes <= dim; d += kLanes) {
+      const TransposedTile tile(key + d * Words::kPer, key_stride,
+                                [](const Element* p) LONGSPAN_LAMBDA { return Words::load(p); });
+      unroll<kLanes>([&](auto i) LONGSPAN_LAMBDA {
+        add(tile[i], d + i);
+        next.step_lines();
+      });
+    }
+    for (; d < dim; ++d) {
+      alignas(64) float column[kLanes];
+      for (Index j = 0; j < kLanes; ++j) Words::encode(key + j * key_stride + d * Words::kPer, Words::kPer, column + j);
+      add(Lanes::load_aligned(column), d);
+    }
+    query += dim;
+  });
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-    if constexpr (Words::kScalesScores) a[q] = a[q] * longspan::load(scale);
-    store(weight + q * weight_stride, a[q]);
+    const auto term = [&](int t) LONGSPAN_LAMBDA { return broadcast(query + q * query_stride + t); };
+    store(weight + q * weight_stride, Words::score(a[q], term, longspan::load(scale)));
   });
   ahead = next;
 }
@@ -199,35 +239,57 @@ struct ZippedRows {
 };
 
 /// out[q][dims] = rescale[q] · out[q][dims] + Σ_j weight[q][j] · value[j][dims], over `words` rows of words, for
-/// Queries queries and Vectors vectors of value dims; without `rescale` the factor is 1. Careful: as for wide_values.
+/// Queries queries and Vectors vectors of value dims; without `rescale` the factor is 1. `scale` is a factor per query
+/// of weights that are whole numbers, whose second digits stand kBlock / kPer words behind the first. Careful: as for
+/// wide_values.
 template <class Words, int Queries, int Vectors, bool Careful, class Rows>
-[[gnu::noinline]] void narrow_values(Rows value, Index words, const float* weight, Index weight_stride, float* out,
-                                     Index out_stride, const float* rescale, Ahead& ahead) {
+[[gnu::noinline]] void narrow_values(Rows value, Index words, const float* weight, Index weight_stride,
+                                     const float* scale, float* out, Index out_stride, const float* rescale,
+                                     Ahead& ahead) {
   Ahead next = ahead;
-  Lanes a[Queries][Vectors];
-  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-    unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { a[q][v] = load(out + q * out_stride + v * kLanes); });
-  });
-  if (rescale)
-    unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-      const Lanes by(rescale[q]);
-      unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { a[q][v] = a[q][v] * by; });
-    });
-  for (Index j = 0; j < words; ++j) {
-    Lanes x[Vectors];
-    unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { x[v] = value(v); });
-    next.step_lines();
-    unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-      const Lanes b = broadcast(weight + q * weight_stride + j);
-      unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA {
-        a[q][v] = Careful ? Words::add_careful(a[q][v], x[v], b) : Words::add(a[q][v], b, x[v]);
+  const auto each = [&](auto& sums, auto&& f) LONGSPAN_LAMBDA {
+    unroll<Queries>([&](auto q)
+                        LONGSPAN_LAMBDA { unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { f(sums[q][v], q, v); }); });
+  };
+  Lanes total[Queries][Vectors];
+  const auto begin = [&]() LONGSPAN_LAMBDA {
+    each(total, [&](Lanes& sum, auto q, auto v) LONGSPAN_LAMBDA { sum = load(out + q * out_stride + v * kLanes); });
+    if (rescale)
+      unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+        const Lanes by(rescale[q]);
+        unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { total[q][v] = total[q][v] * by; });
       });
+  };
+  const auto add = [&](auto& a) LONGSPAN_LAMBDA {
+    unroll<Words::kDigits>([&](auto digit) LONGSPAN_LAMBDA {
+      if constexpr (digit > 0) each(a, [](auto& sum, auto, auto) LONGSPAN_LAMBDA { sum = Words::next_digit(sum); });
+      Rows at = value;
+      for (Index j = 0; j < words; ++j) {
+        Lanes x[Vectors];
+        unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { x[v] = at(v); });
+        next.step_lines();
+        unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+          const Lanes b = broadcast(weight + q * weight_stride + digit * kBlock / Words::kPer + j);
+          unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA {
+            a[q][v] = Careful ? Words::add_careful(a[q][v], b, x[v]) : Words::add_value(a[q][v], b, x[v]);
+          });
+        });
+        at.next();
+      }
     });
-    value.next();
+  };
+  if constexpr (Words::kWhole) {
+    typename Words::Sum whole[Queries][Vectors];
+    each(whole, [](auto& sum, auto, auto) LONGSPAN_LAMBDA { sum = Words::zero(); });
+    add(whole);
+    begin();
+    each(total, [&](Lanes& sum, auto q, auto v)
+                    LONGSPAN_LAMBDA { sum = fma(Words::number(whole[q][v]), Lanes(scale[q]), sum); });
+  } else {
+    begin();
+    add(total);
   }
-  unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-    unroll<Vectors>([&](auto v) LONGSPAN_LAMBDA { store(out + q * out_stride + v * kLanes, a[q][v]); });
-  });
+  each(total, [&](Lanes& sum, auto q, auto v) LONGSPAN_LAMBDA { store(out + q * out_stride + v * kLanes, sum); });
   ahead = next;
 }
 

@@ -31,9 +31,10 @@ class WideKernel {
   static constexpr Index kRows = kWideRows;
 
   static Index scratch_floats(Index head_dim, Index value_dim) {
-    const Index words = words_of(head_dim), widest = std::max(words, value_dim);
-    return kRows * (words + kBlock + value_dim + widest + 2) + kBlock * (words + (kAreWords<Element> ? 0 : value_dim)) +
-           (Words::kPer == 1 ? 0 : kRows * kBlock / Words::kPer) + 2 * kBlock;
+    const Index words = words_of(head_dim), query_words = Words::query_words(words);
+    return kRows * (query_words + kBlock + value_dim + std::max(query_words, value_dim) + 3) +
+           kBlock * (words + (kAreWords<Element> ? 0 : value_dim)) + (Words::kPer == 1 ? 0 : Words::kDigits * kDigit) +
+           2 * kBlock;
   }
 
   WideKernel(const P& problem, const TaskRange& task, Scratch& scratch)
@@ -45,16 +46,18 @@ class WideKernel {
         vectors_(static_cast<int>(ceil_div(task.rows.size(), kLanes))),
         head_dim_(problem.source.head_dim()),
         value_dim_(problem.source.value_dim()),
-        words_(words_of(head_dim_)) {
+        words_(words_of(head_dim_)),
+        query_words_(Words::query_words(words_)) {
     float* memory = scratch.floats(scratch_floats(head_dim_, value_dim_));
     const auto take = [&](Index floats) { return std::exchange(memory, memory + floats); };
-    query_ = take(words_ * kRows);
+    query_ = take(query_words_ * kRows);
     weight_ = take(kBlock * kRows);
     total_value_ = take(value_dim_ * kRows);
-    value_ = take(std::max(words_, value_dim_) * kRows);
+    value_ = take(std::max(query_words_, value_dim_) * kRows);
     rescale_ = take(kRows);
+    weight_scale_ = take(kRows);
     largest_ = take(kRows);
-    weight_word_ = Words::kPer == 1 ? weight_ : take(kRows * kBlock / Words::kPer);
+    weight_word_ = Words::kPer == 1 ? weight_ : take(Words::kDigits * kDigit);
     encoded_key_ = take(kBlock * words_);
     key_scale_ = take(kBlock);
     value_scale_ = take(kBlock);
@@ -81,6 +84,8 @@ class WideKernel {
   template <int N>
   using Constant = std::integral_constant<int, N>;
 
+  static constexpr Index kDigit = kRows * kBlock / Words::kPer;  // floats of the words of all weights
+
   static Index words_of(Index dim) { return ceil_div(dim, Words::kPer); }
 
   Interval head() const { return {kv_head_, kv_head_ + 1}; }
@@ -98,13 +103,13 @@ class WideKernel {
     for (Index r = rows_.begin; r < rows_.end; ++r) p_.q.prefetch_row(r, head_);
     float *row = query_, *encoded = value_;  // both free yet
     for (Index r = 0; r < rows; ++r) {
-      float* to = encoded + r * words_;
+      float* to = encoded + r * query_words_;
       if constexpr (Words::kPer == 1) row = to;
       p_.q.read(rows_.begin + r, head_, p_.template query_factor<Words>(), row);
-      if constexpr (Words::kPer > 1) Words::encode(row, head_dim_, to);
+      if constexpr (Words::kPer > 1) Words::encode_query(row, head_dim_, to);
     }
-    if (rows % kLanes != 0) std::fill_n(query_, words_ * kRows, 0.f);
-    transpose(encoded, words_, rows, words_, query_, kRows);
+    if (rows % kLanes != 0) std::fill_n(query_, query_words_ * kRows, 0.f);
+    transpose(encoded, query_words_, rows, query_words_, query_, kRows);
   }
 
   /// Splits in ascending order, each from an empty state, merged into the total.
@@ -156,7 +161,8 @@ class WideKernel {
   }
 
   void scores(const Tile& tile) {
-    Ahead ahead = ahead_.values(tile.keys, head()).over(ceil_div(tile.keys.size(), kTileKeys) * words_);
+    Ahead ahead = ahead_.values(tile.keys, head())
+                      .over(ceil_div(tile.keys.size(), kTileKeys) * words_ * Words::kDigits, value_pace_);
     for (int i = 0; i < vectors_; ++i) max_[i].store_aligned(largest_ + i * kLanes);
     if constexpr (kScaled<Element>) read_scales(p_, kv_head_, tile.keys, tile.block, key_scale_, value_scale_);
     p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
@@ -217,13 +223,15 @@ class WideKernel {
         for (Index key = begin + half * (kGroup / 2); key < end; key += kGroup) {
           const float* score = weight_ + key * kRows + i * kLanes;
           float* word = weight_word_ + key / Words::kPer * kRows + i * kLanes;
-          Lanes earlier(0.f);
+          [[maybe_unused]] Lanes earlier(0.f);
           unroll<kGroup / 2>([&](auto j) LONGSPAN_LAMBDA {
             const Lanes exact = exp2(Lanes::load_aligned(score + j * kRows) - shift);
             Lanes weight = Words::weight(exact);
             sum[half][j % kSums] = sum[half][j % kSums] + (kScaled<Element> ? exact : weight);
             if constexpr (kScaled<Element>) weight = Words::weight(scaled_weight(exact, Lanes(value_scale_[key + j])));
-            if constexpr (Words::kPer == 1)
+            if constexpr (Words::kWhole)
+              weight.store_aligned(weight_ + (key + j) * kRows + i * kLanes);
+            else if constexpr (Words::kPer == 1)
               weight.store_aligned(word + j * kRows);
             else if constexpr (j % 2 == 0)
               earlier = weight;
@@ -241,19 +249,33 @@ class WideKernel {
       grew = grew | !xsimd::all(largest == max_[i]);  // no jump
       max_[i] = largest;
       rescale.store_aligned(rescale_ + i * kLanes);
+      if constexpr (Words::kWhole) store_digits({begin, end}, i);
     }
     return grew;
+  }
+
+  /// Words of the weights of a vector of queries.
+  void store_digits(Interval keys, int i) {
+    const auto weight = [&](Index key) LONGSPAN_LAMBDA { return load(weight_ + key * kRows + i * kLanes); };
+    Lanes largest(0.f);
+    for (Index key = keys.begin; key < keys.end; ++key) largest = Words::larger(largest, weight(key));
+    const Lanes by = Words::inverse(largest);
+    for (Index key = keys.begin; key < keys.end; key += 4) {
+      float* const upper = weight_word_ + key / 4 * kRows + i * kLanes;
+      Words::store_digits({weight(key), weight(key + 1), weight(key + 2), weight(key + 3)}, by, upper, upper + kDigit);
+    }
+    Words::scale(largest).store_aligned(weight_scale_ + i * kLanes);
   }
 
   void values(const Tile& tile, bool grew, const Tile& next) {
     Start start = fresh_ ? Start::kZero : grew ? Start::kRescale : Start::kKeep;
     Ahead ahead = next.keys.empty() ? Ahead{} : ahead_.keys(next.keys, head());
-    ahead = ahead.over(ceil_div(value_dim_, kTileKeys) * ceil_div(tile.keys.size(), Words::kPer));
+    ahead = ahead.over(ceil_div(value_dim_, kTileKeys) * words_of(tile.keys.size()) * Words::kDigits, key_pace_);
     const auto add = [&](const auto* value, Index stride, Index words, const float* weight) LONGSPAN_LAMBDA {
       const auto add_to = [&](auto dims, auto vectors, auto careful) LONGSPAN_LAMBDA {
         wide_values<Words, dims.value, vectors.value, careful.value>(
             reinterpret_cast<const std::byte*>(value), stride * static_cast<Index>(sizeof(*value)), words, value_dim_,
-            weight, value_, start, rescale_, ahead);
+            weight, kDigit, weight_scale_, value_, start, rescale_, ahead);
       };
       if (careful_)
         add_to(Constant<1>{}, Constant<kTileVectors>{}, std::true_type{});
@@ -261,11 +283,14 @@ class WideKernel {
         with_vectors([&](auto vectors) LONGSPAN_LAMBDA { add_to(Constant<kTileKeys>{}, vectors, std::false_type{}); });
       start = Start::kKeep;
     };
-    if constexpr (kAreWords<Element>) {
-      p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
-        add(run.value, run.value_stride, run.size, weight_word_ + (first - tile.block) * kRows);
-      });
-    } else {
+    if constexpr (kLieAsWords<Element>) {
+      if (values_are_words(p_, kv_head_, tile.keys, tile.block, false))
+        return p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
+          add(run.value, run.value_stride, words_of(run.value_first + run.size),
+              weight_word_ + (first - tile.block) / Words::kPer * kRows);
+        });
+    }
+    if constexpr (!kAreWords<Element>) {
       encode_values(p_, kv_head_, tile.keys, tile.block, encoded_value_, value_dim_);
       const Index first = (tile.keys.begin - tile.block) / Words::kPer;
       add(encoded_value_, value_dim_, words_of(tile.keys.end - tile.block) - first, weight_word_ + first * kRows);
@@ -308,10 +333,11 @@ class WideKernel {
   Index head_, kv_head_;
   Interval rows_;
   int vectors_;  // that the rows fill
-  Index head_dim_, value_dim_, words_;
-  float *query_, *weight_, *value_, *total_value_, *rescale_, *largest_;
+  Index head_dim_, value_dim_, words_, query_words_;
+  float *query_, *weight_, *value_, *total_value_, *rescale_, *weight_scale_, *largest_;
   float *weight_word_, *encoded_key_, *encoded_value_ = nullptr, *key_scale_,
                                       *value_scale_;  // encoded: what can't be read where it is
+  Ahead::Pace key_pace_, value_pace_;
   Lanes max_[kTileVectors], sum_[kTileVectors], total_max_[kTileVectors], total_sum_[kTileVectors];
   bool fresh_ = true, careful_ = false;
 };

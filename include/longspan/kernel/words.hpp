@@ -2,163 +2,17 @@
 // How the kernels multiply: words of 32 bits in lanes, accumulated in float. What a word holds follows from the element
 // type and the instruction set; a machine with other dot products (VNNI, AMX, SVE) is one more struct here.
 
+#include <algorithm>
 #include <type_traits>
 
-#include <longspan/core/bytes.hpp>
 #include <longspan/core/concepts.hpp>
 #include <longspan/core/transpose.hpp>
+#include <longspan/kernel/bf16_pairs.hpp>
+#include <longspan/kernel/float_words.hpp>
+#include <longspan/kernel/integer_words.hpp>
 #include <longspan/kernel/tiles.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
-
-/// A word at any address, in all lanes.
-LONGSPAN_INLINE Lanes broadcast(const void* p) {
-  float word;
-  std::memcpy(&word, p, sizeof word);
-  return Lanes(word);
-}
-
-/// One float: the elements of keys and values are widened. Queries are scaled before; weights are exact.
-struct FloatWords {
-  static constexpr Index kPer = 1;              ///< elements of a sum (dims of a key, keys of a value) in a word
-  static constexpr bool kScalesScores = false;  ///< a score is multiplied by a factor of its key
-
-  static LONGSPAN_INLINE Lanes add(const Lanes& sum, const Lanes& a, const Lanes& b) { return fma(a, b, sum); }
-  /// A weight of 0 adds nothing, whatever the value is.
-  static LONGSPAN_INLINE Lanes add_careful(const Lanes& sum, const Lanes& value, const Lanes& weight) {
-    return xsimd::select(weight == Lanes(0.f), sum, fma(value, weight, sum));
-  }
-  static LONGSPAN_INLINE Lanes weight(const Lanes& exact) { return exact; }
-
-  /// kLanes words.
-  template <class Element>
-  static LONGSPAN_INLINE Lanes load(const Element* p) {
-    return longspan::load(p);
-  }
-  /// `dim` elements as words.
-  template <class Element>
-  static void encode(const Element* row, Index dim, float* words) {
-    convert(row, dim, words);
-  }
-};
-
-/// The same for elements with a scale a key.
-struct ScaledFloatWords : FloatWords {
-  static constexpr bool kScalesScores = true;
-};
-
-#if defined(LONGSPAN_BF16_DOT_PRODUCTS)
-/// The bf16 that are the codes 0 to 127 of a type.
-template <ByteElement T>
-struct ByteTable {
-  alignas(64) std::uint16_t bits[128];
-  constexpr ByteTable() : bits() {
-    for (int i = 0; i < 128; ++i) {
-      T code;
-      code.bits = static_cast<decltype(code.bits)>(i);
-      bits[i] = bf16(static_cast<float>(code)).bits;
-    }
-  }
-};
-template <ByteElement T>
-inline constexpr ByteTable<T> kByteTable;
-
-/// Two bf16 that are neighbours in a sum, the earlier one in the lower half. vdpbf16ps adds the upper product, then the
-/// lower, each in one rounding, and takes denormals for 0. Queries and weights are rounded to bf16; the score is scaled
-/// afterwards, so that a query that is bf16 stays as it is, and the sum of weights is that of the rounded ones.
-struct Bf16Pairs {
-  static constexpr Index kPer = 2;
-  static constexpr bool kScalesScores = true;
-
-  static LONGSPAN_INLINE Lanes add(const Lanes& sum, const Lanes& a, const Lanes& b) {
-    return Lanes(_mm512_dpbf16_ps(sum, (__m512bh)bits(a), (__m512bh)bits(b)));
-  }
-  static LONGSPAN_INLINE Lanes add_careful(const Lanes& sum, const Lanes& value, const Lanes& weight) {
-    const __mmask32 counts = _mm512_test_epi16_mask(bits(weight), bits(weight));
-    return add(sum, Lanes(_mm512_castsi512_ps(_mm512_maskz_mov_epi16(counts, bits(value)))), weight);
-  }
-  /// To the nearest bf16, still as a float; ties away from 0.
-  static LONGSPAN_INLINE Lanes weight(const Lanes& exact) {
-    const __m512i half_up = _mm512_add_epi32(bits(exact), _mm512_set1_epi32(0x8000));
-    return Lanes(_mm512_castsi512_ps(_mm512_and_si512(half_up, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))));
-  }
-  /// Words of the lanes of two vectors of rounded weights.
-  static LONGSPAN_INLINE Lanes pair(const Lanes& earlier, const Lanes& later) {
-    return Lanes(_mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(bits(earlier), 16), bits(later))));
-  }
-  /// kLanes neighbouring rounded weights as kLanes/2 words.
-  static LONGSPAN_INLINE void store_pairs(float* words, const Lanes& weights) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits(weights), 16)));
-  }
-
-  static LONGSPAN_INLINE Lanes load(const bf16* p) { return Lanes(_mm512_loadu_ps(p)); }
-  /// … of 32 bytes: by their seven lower bits (of i8, the size) from a table of bf16, and the sign.
-  template <ByteElement T>
-  static LONGSPAN_INLINE Lanes load(const T* p) {
-    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    __m512i index, sign;
-    if constexpr (kScaled<T>) {
-      sign = _mm512_cvtepi8_epi16(bytes);
-      index = _mm512_abs_epi16(sign);
-    } else {
-      index = _mm512_cvtepu8_epi16(bytes);
-      sign = _mm512_slli_epi16(index, 8);
-    }
-    const auto part = [](int i) LONGSPAN_LAMBDA { return _mm512_load_si512(kByteTable<T>.bits + i * 32); };
-    const __m512i low = _mm512_permutex2var_epi16(part(0), index, part(1));
-    const __m512i high = _mm512_permutex2var_epi16(part(2), index, part(3));
-    const __mmask32 upper = _mm512_test_epi16_mask(index, _mm512_set1_epi16(64));
-    const __m512i size = _mm512_mask_blend_epi16(upper, low, high);
-    constexpr int kOrAnd = 0xf8;  // a | (b & c)
-    return Lanes(_mm512_castsi512_ps(
-        _mm512_ternarylogic_epi32(size, sign, _mm512_set1_epi16(static_cast<short>(0x8000)), kOrAnd)));
-  }
-  /// kLanes words of the elements of two rows.
-  template <ByteElement T>
-  static LONGSPAN_INLINE Lanes zip(const T* earlier, const T* later) {
-    return pair(longspan::load(earlier), longspan::load(later));
-  }
-  static LONGSPAN_INLINE Lanes zip(const bf16* earlier, const bf16* later) {
-    const auto half = [](const bf16* p) LONGSPAN_LAMBDA {
-      return _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    };
-    return Lanes(_mm512_castsi512_ps(_mm512_permutex2var_epi16(half(earlier), zip_order(0), half(later))));
-  }
-  /// Words of the first elements of two rows, as many as make whole vectors; returns how many.
-  template <ByteElement T>
-  static Index zip_rows(const T* earlier, const T* later, Index dim, float* words) {
-    Index d = 0;
-    for (; d + kLanes <= dim; d += kLanes) store(words + d, zip(earlier + d, later + d));
-    return d;
-  }
-  static Index zip_rows(const bf16* earlier, const bf16* later, Index dim, float* words) {
-    const __m512i low = zip_order(0), high = zip_order(16);
-    Index d = 0;
-    for (; d + 2 * kLanes <= dim; d += 2 * kLanes) {
-      const __m512i a = _mm512_loadu_si512(earlier + d), b = _mm512_loadu_si512(later + d);
-      _mm512_storeu_si512(words + d, _mm512_permutex2var_epi16(a, low, b));
-      _mm512_storeu_si512(words + d + kLanes, _mm512_permutex2var_epi16(a, high, b));
-    }
-    for (; d + kLanes <= dim; d += kLanes) store(words + d, zip(earlier + d, later + d));
-    return d;
-  }
-  template <class Element>
-  static void encode(const Element* row, Index dim, float* words) {
-    auto* to = reinterpret_cast<bf16*>(words);
-    convert(row, dim, to);
-    if (dim % 2 != 0) to[dim] = bf16();
-  }
-
- private:
-  static LONGSPAN_INLINE __m512i bits(const Lanes& x) { return _mm512_castps_si512(x); }
-  /// Elements first … first + 15 of two vectors, alternating.
-  static LONGSPAN_INLINE __m512i zip_order(int first) {
-    const __m512i i = _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                       _mm512_set1_epi32(first));
-    return _mm512_or_si512(i, _mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(32)), 16));
-  }
-};
-#endif
 
 /// The words of an element type. A class, not only an alias: where all words are floats, an alias would not depend on
 /// its argument, and `if constexpr` would have its other branch compiled as well.
@@ -168,9 +22,15 @@ struct WordsFor {
 };
 #if defined(LONGSPAN_BF16_DOT_PRODUCTS)
 template <class Element>
-requires std::same_as<Element, bf16> || ByteElement<Element>
+requires std::same_as<Element, bf16> || Fp8Element<Element>
 struct WordsFor<Element> {
   using Type = Bf16Pairs;
+};
+#endif
+#if defined(LONGSPAN_INTEGER_DOT_PRODUCTS)
+template <>
+struct WordsFor<i8> {
+  using Type = IntegerWords;
 };
 #endif
 template <class Element>
@@ -187,10 +47,8 @@ inline constexpr bool kAreWords = kLieAsWords<Element>&& WordsOf<Element>::kPer 
 template <class P>
 void read_scales(const P& problem, Index kv_head, Interval keys, Index block, float* of_keys, float* of_values) {
   problem.for_each_piece(kv_head, keys, [&](const auto& run, Index key) {
-    for (Index j = 0; j < run.size; ++j) {
-      of_keys[key - block + j] = run.key_scale[j] * problem.score_factor();
-      of_values[key - block + j] = run.value_scale[j];
-    }
+    convert(run.key_scale, run.size, of_keys + (key - block), problem.score_factor());
+    std::copy_n(run.value_scale, run.size, of_values + (key - block));
   });
 }
 
@@ -243,6 +101,25 @@ void copy_keys(const P& problem, Index kv_head, Interval keys, Index first, floa
   });
 }
 
+/// Whether the values at the positions `keys`, inside the block that begins at `block`, are words where they are: no
+/// word is cut but by the end of `keys`; and where sums are whole numbers, all are in one piece. `zipped`: words may as
+/// well be made of whole rows.
+template <class P>
+bool values_are_words(const P& problem, Index kv_head, Interval keys, Index block, bool zipped) {
+  using Element = typename P::Source::Element;
+  using Words = WordsOf<Element>;
+  if (!kLieAsWords<Element> && !zipped) return false;
+  bool are = true;
+  problem.for_each_piece(kv_head, keys, [&](const auto& run, Index key) LONGSPAN_LAMBDA {
+    const Index place = (key - block) % Words::kPer, end = key + run.size;
+    are = are && (end == keys.end || (end - block) % Words::kPer == 0) &&
+          (run.value_pack == Words::kPer ? run.value_first == place
+                                         : zipped && run.value_pack == 1 && place == 0 && run.size % Words::kPer == 0);
+    if (Words::kWhole) are = are && run.size == keys.size();
+  });
+  return are;
+}
+
 /// The values at the positions `keys`, inside the block that begins at `block`, as rows of words, `stride` words apart,
 /// from the word that keys.begin is in on; what is not among `keys` counts as 0.
 template <class P>
@@ -262,11 +139,12 @@ void encode_values(const P& problem, Index kv_head, Interval keys, Index block, 
       if (pack == 1) return Words::encode(elements[0], dim, words);
       for (; d < dim; ++d) Words::encode(elements[0] + d * pack, 1, words + d);
     } else {
-      if (pack == 1 && elements[0] && elements[1]) d = Words::zip_rows(elements[0], elements[1], dim, words);
+      if (pack == 1 && std::find(elements, elements + Words::kPer, nullptr) == elements + Words::kPer)
+        d = Words::zip_rows(elements, dim, words);
       for (; d < dim; ++d) {
-        bf16 word[Words::kPer] = {};
+        typename Words::Element word[Words::kPer] = {};
         for (Index e = 0; e < Words::kPer; ++e)
-          if (elements[e]) word[e] = bf16(static_cast<float>(elements[e][d * pack]));
+          if (elements[e]) word[e] = typename Words::Element(static_cast<float>(elements[e][d * pack]));
         std::memcpy(words + d, word, sizeof word);
       }
     }

@@ -4,8 +4,8 @@
 // A page has a part for each KV head. There its keys stand dimension-major, [head_dim][page_size], so that decode
 // scores a vector of keys with no horizontal sums, and its values token-major, [page_size][value_dim]; both are one
 // contiguous run that streams. Elements with a dot product instruction stand as that wants them, where head_dim and
-// page_size are even: two dims of a key together, [head_dim/2][page_size][2], and the values of two tokens,
-// [page_size/2][value_dim][2]. Before them, where the elements have scales, are those of the keys, [page_size] floats,
+// page_size are multiples of their pack p (2 of 16 bits, 4 of 8): p dims of a key together, [head_dim/p][page_size][p],
+// and the values of p tokens, [page_size/p][value_dim][p]. Before them, where the elements have scales, are those of the keys, [page_size] floats,
 // and of the values.
 
 #include <algorithm>
@@ -65,16 +65,17 @@ struct PageLayout {
     const T* keys = reinterpret_cast<const T*>(head + keys_begin);
     const T* values = reinterpret_cast<const T*>(head + values_begin);
     const float* scales = kScaled<T> ? reinterpret_cast<const float*>(head) : nullptr;
+    const Index first = at & (value_pack - 1);  // packs are powers of two
     return {.size = std::min(page_size - at, left),
             .readable = page_size - at,
             .key = keys + at * key_pack,
             .key_stride = key_pack,
             .dim_stride = page_size * key_pack,
-            .value = values + at / value_pack * value_pack * value_dim,
+            .value = values + (at - first) * value_dim,
             .value_stride = value_dim * value_pack,
             .key_pack = key_pack,
             .value_pack = value_pack,
-            .value_first = at % value_pack,
+            .value_first = first,
             .key_scale = scales ? scales + at : nullptr,
             .value_scale = scales ? scales + page_size + at : nullptr};
   }

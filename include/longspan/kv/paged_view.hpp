@@ -1,6 +1,8 @@
 #pragma once
 // One sequence of one layer of a paged cache, as the kernels read it.
 
+#include <bit>
+
 #include <longspan/kv/page_layout.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -23,7 +25,10 @@ class PagedView {
         offset_(begin % layout.page_size),
         keys_(keys),
         kv_heads_(kv_heads),
-        layout_(layout) {}
+        layout_(layout),
+        shift_(std::has_single_bit(static_cast<std::uint64_t>(layout.page_size))
+                   ? std::countr_zero(static_cast<std::uint64_t>(layout.page_size))
+                   : -1) {}
 
   Index keys() const { return keys_; }
   Index kv_heads() const { return kv_heads_; }
@@ -31,9 +36,10 @@ class PagedView {
   Index value_dim() const { return layout_.value_dim; }
   Index first_key() const { return first_key_; }
   KeyValueRun<T> run(Index kv_head, Index i) const {
-    const Index place = i + offset_, page_size = layout_.page_size;
-    const std::byte* head = layer_ + (pages_[place / page_size] * kv_heads_ + kv_head) * layout_.head_bytes;
-    return layout_.run(head, place % page_size, keys_ - i);
+    // kernels ask this a dozen times for a block of one head, and a division is as long as a line from memory
+    const Index place = i + offset_, page = shift_ >= 0 ? place >> shift_ : place / layout_.page_size;
+    const std::byte* head = layer_ + (pages_[page] * kv_heads_ + kv_head) * layout_.head_bytes;
+    return layout_.run(head, place - page * layout_.page_size, keys_ - i);
   }
   /// The keys [keys.begin, keys.end) of this view alone; their first_key says where they are.
   PagedView part(Interval keys) const {
@@ -59,6 +65,7 @@ class PagedView {
   const Index* pages_;
   Index first_key_, offset_, keys_, kv_heads_;
   PageLayout<T> layout_;
+  int shift_;  // of page_size, where that is a power of two
 };
 static_assert(KeyValueSource<PagedView<float>>);
 
