@@ -31,6 +31,7 @@
 #include <longspan/mask/where.hpp>
 #include <longspan/position/absolute.hpp>
 #include <longspan/position/angles.hpp>
+#include <longspan/position/block_angles.hpp>
 #include <longspan/position/by_length.hpp>
 #include <longspan/position/by_parts.hpp>
 #include <longspan/position/frequencies.hpp>

@@ -109,6 +109,29 @@ concept KeyValueSource = std::copyable<S> && requires(const S& source, Index i) 
   { source.run(i, i) } -> std::same_as<KeyValueRun<typename S::Element>>;
 };
 
+/// Keys of one block as words that a kernel multiplies (kernel/words.hpp), made of what a source holds.
+struct MadeKeys {
+  const float* words = nullptr;  ///< of the key at the first position of the block
+  Index stride = 0;              ///< words from row to row, or from column to column
+  bool rows = true;              ///< a row for each key, or a column for each word of all keys
+};
+
+/// A source whose runs hold what its keys are made of (rotary_attention.hpp), and not what kernels multiply; values are
+/// what runs say. A kernel makes itself a key maker for each task, out of S::key_maker_floats(head_dim) floats, and
+/// asks it for keys where it would have read them:
+///   words<Words>(kv_head, keys, ahead)   the keys [keys.begin, keys.end) of the source, which are at positions of one
+///                                        block of 64, as MadeKeys; valid until the next call
+/// It calls ahead.step_lines() about once for each word of a row. And where a source's runs are dimension-major, packed
+/// as words are, keys can be made as they are read, without memory in between:
+///   reads_columns<Words>()         whether they can
+///   column_reader<Words>(block)    who does, in the place of WordColumns (kernel/products.hpp), for the keys at
+///                                  positions [block, block + 64); from(j) is the same from key j of the block on
+template <class S>
+concept MakesKeys = KeyValueSource<S> && requires(const S& source, float* memory, Index kv_head) {
+  { S::key_maker_floats(kv_head) } -> std::same_as<Index>;
+  source.key_maker(memory, kv_head);  // of the KV heads from this one on
+};
+
 /// Runs f(task, worker) for every task below n, one task at a time on a worker, and brings back what it throws.
 template <class E>
 concept Executor = requires(E& executor, Index n, void (*f)(Index, Index)) {

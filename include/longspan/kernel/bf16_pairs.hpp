@@ -55,6 +55,19 @@ struct Bf16Pairs : FloatSums {
   static LONGSPAN_INLINE Lanes pair(const Lanes& earlier, const Lanes& later) {
     return Lanes(_mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(bits(earlier), 16), bits(later))));
   }
+  /// What words hold, as floats: the earlier elements, and the later ones.
+  static LONGSPAN_INLINE Lanes earlier(const Lanes& words) {
+    return Lanes(_mm512_castsi512_ps(_mm512_slli_epi32(bits(words), 16)));
+  }
+  static LONGSPAN_INLINE Lanes later(const Lanes& words) {
+    return Lanes(_mm512_castsi512_ps(_mm512_and_si512(bits(words), _mm512_set1_epi32(static_cast<int>(0xffff0000u)))));
+  }
+  /// Words of the lanes of two vectors, to the nearest, ties to even; what is denormal counts as 0 in them anyway.
+  static LONGSPAN_INLINE Lanes rounded_pair(const Lanes& earlier, const Lanes& later) {
+    const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i order = _mm512_or_si512(i, _mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(kLanes)), 16));
+    return Lanes(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(later, earlier))));
+  }
   /// kLanes neighbouring rounded weights as kLanes/2 words.
   static LONGSPAN_INLINE void store_pairs(float* words, const Lanes& weights) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits(weights), 16)));

@@ -10,7 +10,9 @@
 #include <limits>
 #include <vector>
 
+#include <longspan/kernel/ahead.hpp>
 #include <longspan/kernel/plan.hpp>
+#include <longspan/kernel/words.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
@@ -24,6 +26,31 @@ void for_each_visible(const P& problem, Index query, Index kv_head, F&& f) {
   }
 }
 
+/// f(j, place, run, i): the product of a query and key j of a KV head, in its place in a block, which is key i of the
+/// run.
+template <KeyValueSource Source>
+auto product_with(const std::vector<float>& q, const Source& source, Index kv_head) {
+  const auto dot = [&q](const auto& key) {
+    double sum = 0;
+    for (Index d = 0; d < std::ssize(q); ++d)
+      sum += static_cast<double>(q[static_cast<std::size_t>(d)]) * static_cast<double>(key(d));
+    return sum;
+  };
+  if constexpr (MakesKeys<Source>) {
+    std::vector<float> memory(static_cast<std::size_t>(Source::key_maker_floats(source.head_dim())));
+    auto maker = source.key_maker(memory.data(), kv_head);
+    return [=, memory = std::move(memory)](Index j, Index place, const auto&, Index) mutable {
+      Ahead none;
+      const MadeKeys made = maker.template words<FloatWords>(0, {j, j + 1}, none);
+      return dot([&](Index d) {
+        return made.rows ? made.words[place * made.stride + d] : made.words[d * made.stride + place];
+      });
+    };
+  } else {
+    return [=](Index, Index, const auto& run, Index i) { return dot([&](Index d) { return *run.key_at(i, d); }); };
+  }
+}
+
 /// One row of one head.
 template <class P>
 void naive_row(const P& problem, Index row, Index head) {
@@ -34,10 +61,9 @@ void naive_row(const P& problem, Index row, Index head) {
   std::vector<double> score(static_cast<std::size_t>(source.keys())), out(static_cast<std::size_t>(source.value_dim()));
 
   double max = -std::numeric_limits<double>::infinity();
+  auto product = product_with(q, source, kv_head);
   for_each_visible(problem, query, kv_head, [&](Index j, const auto& run, Index i) {
-    double dot = 0;
-    for (Index d = 0; d < source.head_dim(); ++d)
-      dot += static_cast<double>(q[static_cast<std::size_t>(d)]) * static_cast<double>(*run.key_at(i, d));
+    double dot = product(j, (problem.first_key + j) % kBlock, run, i);
     dot *= static_cast<double>(run.scale_of_key(i));
     double& s = score[static_cast<std::size_t>(j)];
     s = problem.scores(static_cast<double>(problem.scale) * dot, ExactPosition{query},

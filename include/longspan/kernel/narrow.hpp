@@ -12,6 +12,7 @@
 #include <longspan/core/transpose.hpp>
 #include <longspan/kernel/narrow_softmax.hpp>
 #include <longspan/kernel/products.hpp>
+#include <longspan/kernel/read_keys.hpp>
 #include <longspan/kernel/schedule.hpp>
 #include <longspan/kernel/state.hpp>
 #include <longspan/kernel/tiles.hpp>
@@ -27,6 +28,7 @@ class NarrowKernel {
  public:
   using Element = typename P::Source::Element;
   using Words = WordsOf<Element>;
+  using Reader = KeyReader<P>;
 
   /// Value rows of a state are padded to whole vectors.
   static Index padded(Index dim) { return ceil_div(dim, kLanes) * kLanes; }
@@ -38,7 +40,7 @@ class NarrowKernel {
     const Index q = ceil_div(queries, 16) * 16, words = words_of(head_dim);
     return q * (Words::query_words(words) + kBlock + 2) + kCopied * kLanes * 2 * words +
            kBlock / Words::kPer * padded(value_dim) + padded(head_dim) + 2 * state_floats(queries, value_dim) +
-           2 * kBlock;
+           2 * kBlock + Reader::scratch_floats(head_dim);
   }
 
   NarrowKernel(const P& problem, const TaskRange& task, Scratch& scratch)
@@ -52,9 +54,10 @@ class NarrowKernel {
         value_dim_(problem.source.value_dim()),
         words_(words_of(head_dim_)),
         query_words_(Words::query_words(words_)),
-        padded_(padded(value_dim_)) {
+        padded_(padded(value_dim_)),
+        reader_(problem, scratch.floats(scratch_floats(queries_, head_dim_, value_dim_))) {
     const Index q = ceil_div(queries_, 16) * 16;
-    float* memory = scratch.floats(scratch_floats(queries_, head_dim_, value_dim_));
+    float* memory = scratch.floats(0) + Reader::scratch_floats(head_dim_);
     const auto take = [&](Index floats) { return std::exchange(memory, memory + floats); };
     key_ = take(kCopied * kLanes * words_);
     encoded_key_ = take(kCopied * kLanes * words_);
@@ -137,7 +140,7 @@ class NarrowKernel {
 
  private:
   static constexpr int kVectors = static_cast<int>(kBlock) / kLanes;  // of keys in a block
-  static constexpr int kCopied = 2;                                   // of keys that are copied at a time
+  static constexpr int kCopied = Reader::kMakes ? kVectors : 2;       // of keys that are copied at a time
   static constexpr bool kDecoded = ByteElement<Element> && !kLieAsWords<Element>;
   template <int N>
   using Constant = std::integral_constant<int, N>;
@@ -216,7 +219,9 @@ class NarrowKernel {
       return next.over(heads.size() * (words_of(keys.size()) * value_steps_ + softmax_steps), value_pace_);
     };
     // The softmax asks, too, where lines lie apart; in the one stretch of a page the machine reads ahead by itself.
-    Ahead next = after(intersect(tile.keys, {start, start + step}), interleaved_ || Words::kWhole ? group_queries_ * kVectors : 0), none;
+    Ahead next = after(intersect(tile.keys, {start, start + step}),
+                       interleaved_ || Words::kWhole ? group_queries_ * kVectors : 0),
+          none;
     for_each_head([&]() LONGSPAN_LAMBDA { softmax(tile, state, interleaved_ || Words::kWhole ? next : none); });
     regions([&](Interval keys) LONGSPAN_LAMBDA {
       if (keys.begin != tile.keys.begin) next = after(keys, 0);
@@ -239,10 +244,12 @@ class NarrowKernel {
   void scores(const Tile& tile, Interval keys, Ahead& ahead) {
     const Index first = (keys.begin - tile.block) / kLanes, last = ceil_div(keys.end - tile.block, kLanes);
     if constexpr (kScaled<Element>) read_scales(p_, kv_head_, keys, tile.block, key_scale_, value_scale_);
-    if (keys == tile.keys && find_keys(tile)) {
+    if constexpr (Reader::kMakes) {
+      made_scores(tile, keys, first, last, ahead);
+    } else if (keys == tile.keys && reader_.find(p_, kv_head_, tile)) {
       with_tile([&](auto queries, auto vectors) LONGSPAN_LAMBDA {
         for (Index v = 0; v < kVectors; v += vectors)
-          scores<Words, queries(), vectors()>(key_at_ + v, dim_stride_, v, ahead);
+          scores<queries(), vectors()>(WordColumns<Words>(), reader_.at() + v, reader_.dim_stride(), v, ahead);
       });
     } else if (group_queries_ <= kIsa.row_queries) {
       for (Index v = first; v < last; ++v) scores_of_rows(tile, v, ahead);
@@ -253,13 +260,36 @@ class NarrowKernel {
     }
   }
 
+  /// Of keys that the source makes, in the vectors [first, last) of the block: as they are read where one tile of
+  /// queries reads them all, else before that.
+  void made_scores(const Tile& tile, Interval keys, Index first, Index last, Ahead& ahead) {
+    if (group_queries_ <= kIsa.tall_queries && keys == tile.keys && reader_.reads_columns() &&
+        reader_.find(p_, kv_head_, tile)) {
+      const auto read = reader_.column_reader(tile.block);
+      return with_tile([&](auto queries, auto vectors) LONGSPAN_LAMBDA {
+        for (Index v = 0; v < kVectors; v += vectors)
+          scores<queries(), vectors()>(read.from(v * kLanes), reader_.at() + v, reader_.dim_stride(), v, ahead);
+      });
+    }
+    const MadeKeys made = reader_.columns(p_, kv_head_, keys, key_, ahead);
+    const auto add = [&](auto queries, auto vectors, Index v) LONGSPAN_LAMBDA {
+      const float* at[vectors()];
+      for (Index i = 0; i < vectors(); ++i) at[i] = made.words + (v + i) * kLanes;
+      scores<queries(), vectors()>(WordColumns<FloatWords>(), at, made.stride, v, ahead);
+    };
+    if (last - first == 1) return add(Constant<kIsa.narrow_queries>{}, Constant<1>{}, first);
+    with_tile([&](auto queries, auto vectors) LONGSPAN_LAMBDA {
+      for (Index v = first / vectors * vectors; v < last; v += vectors) add(queries, vectors, v);
+    });
+  }
+
   /// Of the vectors of keys [v, v + Vectors), which lie at `key`, as columns that are dim_stride elements apart.
-  template <class Read, int Queries, int Vectors, class T>
-  void scores(const T* const* key, Index dim_stride, Index v, Ahead& ahead) {
+  template <int Queries, int Vectors, class Read, class T>
+  void scores(const Read& read, const T* const* key, Index dim_stride, Index v, Ahead& ahead) {
     for_each_query<Queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
-      narrow_scores<Words, decltype(n)::value, Vectors, Read>(key, dim_stride, words_, query_ + i * query_words_,
-                                                              query_words_, weight_ + i * kBlock + v * kLanes, kBlock,
-                                                              key_scale_ + v * kLanes, ahead);
+      narrow_scores<Words, decltype(n)::value, Vectors>(read, key, dim_stride, words_, query_ + i * query_words_,
+                                                        query_words_, weight_ + i * kBlock + v * kLanes, kBlock,
+                                                        key_scale_ + v * kLanes, ahead);
     });
   }
 
@@ -268,7 +298,8 @@ class NarrowKernel {
     const Index i = tile.block + v * kLanes - p_.first_key;
     if (i >= 0 && i < p_.source.keys()) {
       const auto run = p_.source.run(kv_head_, i);
-      if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0 && whole_vector(run, tile, i))
+      if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0 &&
+          Reader::whole_vector(run, tile.keys.end - p_.first_key - i))
         return for_each_query<kIsa.row_queries>([&](auto n, Index q) LONGSPAN_LAMBDA {
           narrow_scores_of_rows<Words, decltype(n)::value>(run.key, run.key_stride, words_, query_ + q * query_words_,
                                                            query_words_, weight_ + q * kBlock + v * kLanes, kBlock,
@@ -276,30 +307,6 @@ class NarrowKernel {
         });
     }
     copied_scores<1>(tile, v, ahead);
-  }
-
-  /// A vector of keys from key i on may be read from this run, and holds all that the tile wants of it.
-  template <class Run>
-  bool whole_vector(const Run& run, const Tile& tile, Index i) const {
-    return run.readable >= kLanes && run.size >= std::min<Index>(kLanes, tile.keys.end - p_.first_key - i);
-  }
-
-  /// Sets key_at_ and dim_stride_, where each vector of the block's keys is, dimension-major, if the source has them
-  /// so. The keys of a vector that nobody asked for may be anything.
-  bool find_keys(const Tile& tile) {
-    const Index first = (tile.keys.begin - tile.block) / kLanes, last = ceil_div(tile.keys.end - tile.block, kLanes);
-    for (Index v = first; v < last; ++v) {
-      const Index i = tile.block + v * kLanes - p_.first_key;
-      if (i < 0) return false;
-      const auto run = p_.source.run(kv_head_, i);
-      if (run.key_stride != run.key_pack || run.key_pack != Words::kPer || !whole_vector(run, tile, i)) return false;
-      if (v > first && run.dim_stride != dim_stride_) return false;
-      key_at_[v] = run.key;
-      dim_stride_ = run.dim_stride;
-    }
-    std::fill_n(key_at_, first, key_at_[first]);
-    std::fill(key_at_ + last, key_at_ + kVectors, key_at_[first]);
-    return true;
   }
 
   /// … and of others: encoded and transposed.
@@ -310,7 +317,7 @@ class NarrowKernel {
     copy_keys(p_, kv_head_, intersect(tile.keys, {first, first + kStride}), first, encoded_key_, key_, kStride);
     const float* at[Vectors];
     for (Index i = 0; i < Vectors; ++i) at[i] = key_ + i * kLanes;
-    scores<FloatWords, kIsa.narrow_queries, Vectors>(at, kStride, v, ahead);
+    scores<kIsa.narrow_queries, Vectors>(WordColumns<FloatWords>(), at, kStride, v, ahead);
   }
 
   /// Weights, and each query's running maximum and sum.
@@ -387,10 +394,9 @@ class NarrowKernel {
   Ahead::Pace score_pace_, value_pace_;
   Index kv_head_ = 0, first_ = 0, next_key_ = 0;  // the KV head at work and its first query; where the next tile is
   Index head_dim_, value_dim_, words_, query_words_, padded_;
+  Reader reader_;
   float *key_, *encoded_key_, *weight_, *value_, *split_, *total_, *query_, *rescale_, *weight_scale_, *key_scale_,
       *value_scale_;
-  const Element* key_at_[kVectors] = {};
-  Index dim_stride_ = 0;
   bool rows_of_keys_ = true;  // token-major
   bool careful_ = false;
   bool interleaved_ = false;  // … and the rows of the task's KV heads stand one after another in a token's

@@ -17,6 +17,10 @@ class OneHead {
   Index head_dim() const { return source_.head_dim(); }
   Index value_dim() const { return source_.value_dim(); }
   KeyValueRun<Element> run(Index, Index i) const { return source_.run(kv_head_, i); }
+  static Index key_maker_floats(Index head_dim) requires MakesKeys<Source> {
+    return Source::key_maker_floats(head_dim);
+  }
+  auto key_maker(float* memory, Index) const requires MakesKeys<Source> { return source_.key_maker(memory, kv_head_); }
 
  private:
   Source source_;

@@ -141,13 +141,25 @@ template <class Words, int Dims, int Vectors, bool Careful>
                                                      start, rescale, ahead);
 }
 
+/// Reads columns of keys that are words already.
+template <class Words>
+struct WordColumns {
+  /// Calls f(begin, end, load) for the words of a key, where load(key, d, stride, j) is word d of the keys of vector j,
+  /// whose columns are `stride` elements apart and begin at `key`.
+  template <class F>
+  LONGSPAN_INLINE void each_part(Index words, F&& f) const {
+    f(0, words,
+      [](const auto* key, Index d, Index stride, int) LONGSPAN_LAMBDA { return Words::load(key + d * stride); });
+  }
+};
+
 /// weight[q][keys] = Σ_d query[q][d] · key[d][keys], for Queries queries and Vectors vectors of keys that lie at `key`,
-/// dim_stride elements apart and are loaded by Read; multiplied by each key's `scale` where words ask for that. `dim`
-/// counts words, as do the strides of rows of queries and of weights.
+/// dim_stride elements apart, and are loaded by `read` (as WordColumns are); multiplied by each key's `scale` where
+/// words ask for that. `dim` counts words, as do the strides of rows of queries and of weights.
 template <class Words, int Queries, int Vectors, class Read, class Element>
-[[gnu::noinline]] void narrow_scores(const Element* const* key, Index dim_stride, Index dim, const float* query,
-                                     Index query_stride, float* weight, Index weight_stride, const float* scale,
-                                     Ahead& ahead) {
+[[gnu::noinline]] void narrow_scores(const Read& read, const Element* const* key, Index dim_stride, Index dim,
+                                     const float* query, Index query_stride, float* weight, Index weight_stride,
+                                     const float* scale, Ahead& ahead) {
   Ahead next = ahead;  // a copy stays in registers
   typename Words::Sum a[Queries][Vectors];
   unroll<Queries>([&](auto q)
@@ -159,15 +171,17 @@ template <class Words, int Queries, int Vectors, class Read, class Element>
       unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
         unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Words::next_digit(a[q][j]); });
       });
-    for (Index d = 0, offset = 0; d < dim; ++d, offset += dim_stride) {
-      Lanes x[Vectors];
-      unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { x[j] = Words::key(Read::load(at[j] + offset)); });
-      next.step_lines();
-      unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
-        const Lanes b = broadcast(query + q * query_stride + d);
-        unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Words::add_score(a[q][j], b, x[j]); });
-      });
-    }
+    read.each_part(dim, [&](Index begin, Index end, const auto& load) LONGSPAN_LAMBDA {
+      for (Index d = begin; d < end; ++d) {
+        Lanes x[Vectors];
+        unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { x[j] = Words::key(load(at[j], d, dim_stride, j)); });
+        next.step_lines();
+        unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
+          const Lanes b = broadcast(query + q * query_stride + d);
+          unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA { a[q][j] = Words::add_score(a[q][j], b, x[j]); });
+        });
+      }
+    });
     query += dim;
   });
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {

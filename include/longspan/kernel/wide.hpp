@@ -16,6 +16,7 @@
 #include <longspan/core/scratch.hpp>
 #include <longspan/core/transpose.hpp>
 #include <longspan/kernel/products.hpp>
+#include <longspan/kernel/read_keys.hpp>
 #include <longspan/kernel/schedule.hpp>
 #include <longspan/kernel/state.hpp>
 #include <longspan/kernel/tiles.hpp>
@@ -34,7 +35,7 @@ class WideKernel {
     const Index words = words_of(head_dim), query_words = Words::query_words(words);
     return kRows * (query_words + kBlock + value_dim + std::max(query_words, value_dim) + 3) +
            kBlock * (words + (kAreWords<Element> ? 0 : value_dim)) + (Words::kPer == 1 ? 0 : Words::kDigits * kDigit) +
-           2 * kBlock;
+           2 * kBlock + KeyReader<P>::scratch_floats(head_dim);
   }
 
   WideKernel(const P& problem, const TaskRange& task, Scratch& scratch)
@@ -47,8 +48,9 @@ class WideKernel {
         head_dim_(problem.source.head_dim()),
         value_dim_(problem.source.value_dim()),
         words_(words_of(head_dim_)),
-        query_words_(Words::query_words(words_)) {
-    float* memory = scratch.floats(scratch_floats(head_dim_, value_dim_));
+        query_words_(Words::query_words(words_)),
+        reader_(problem, scratch.floats(scratch_floats(head_dim_, value_dim_))) {
+    float* memory = scratch.floats(0) + KeyReader<P>::scratch_floats(head_dim_);
     const auto take = [&](Index floats) { return std::exchange(memory, memory + floats); };
     query_ = take(query_words_ * kRows);
     weight_ = take(kBlock * kRows);
@@ -165,25 +167,32 @@ class WideKernel {
                       .over(ceil_div(tile.keys.size(), kTileKeys) * words_ * Words::kDigits, value_pace_);
     for (int i = 0; i < vectors_; ++i) max_[i].store_aligned(largest_ + i * kLanes);
     if constexpr (kScaled<Element>) read_scales(p_, kv_head_, tile.keys, tile.block, key_scale_, value_scale_);
+    const auto add = [&](auto rows, const auto* key, Index stride, Interval keys) LONGSPAN_LAMBDA {
+      const Index place = keys.begin - tile.block;
+      with_vectors([&](auto vectors) LONGSPAN_LAMBDA {
+        wide_scores<Words, kTileKeys, vectors.value, rows.value>(
+            reinterpret_cast<const std::byte*>(key), stride * static_cast<Index>(sizeof(*key)), keys.size(), words_,
+            query_, weight_ + place * kRows, largest_, key_scale_ + place, ahead);
+      });
+    };
+    if constexpr (KeyReader<P>::kMakes) {
+      const MadeKeys made = reader_.words(p_, kv_head_, tile.keys, ahead);
+      const Index place = tile.keys.begin - tile.block;
+      if (made.rows) return add(std::true_type{}, made.words + place * made.stride, made.stride, tile.keys);
+      return add(std::false_type{}, made.words + place, made.stride, tile.keys);
+    }
     p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
-      float* weight = weight_ + (first - tile.block) * kRows;
-      const auto add = [&](auto rows, const auto* key, Index stride) LONGSPAN_LAMBDA {
-        with_vectors([&](auto vectors) LONGSPAN_LAMBDA {
-          wide_scores<Words, kTileKeys, vectors.value, rows.value>(
-              reinterpret_cast<const std::byte*>(key), stride * static_cast<Index>(sizeof(*key)), run.size, words_,
-              query_, weight, largest_, key_scale_ + (first - tile.block), ahead);
-        });
-      };
+      const Interval keys{first, first + run.size};
       if constexpr (kLieAsWords<Element>) {
         if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0)
-          return add(std::true_type{}, run.key, run.key_stride);
+          return add(std::true_type{}, run.key, run.key_stride, keys);
         if (run.key_stride == run.key_pack && run.key_pack == Words::kPer)
-          return add(std::false_type{}, run.key, run.dim_stride);
+          return add(std::false_type{}, run.key, run.dim_stride, keys);
       }
       if (encode_keys(run, run.size, head_dim_, encoded_key_, words_, kBlock))
-        add(std::true_type{}, encoded_key_, words_);
+        add(std::true_type{}, encoded_key_, words_, keys);
       else
-        add(std::false_type{}, encoded_key_, kBlock);
+        add(std::false_type{}, encoded_key_, kBlock, keys);
     });
   }
 
@@ -334,6 +343,7 @@ class WideKernel {
   Interval rows_;
   int vectors_;  // that the rows fill
   Index head_dim_, value_dim_, words_, query_words_;
+  KeyReader<P> reader_;
   float *query_, *weight_, *value_, *total_value_, *rescale_, *weight_scale_, *largest_;
   float *weight_word_, *encoded_key_, *encoded_value_ = nullptr, *key_scale_,
                                       *value_scale_;  // encoded: what can't be read where it is

@@ -26,6 +26,8 @@ inline void check_frequencies(const std::vector<double>& frequencies) {
 
 template <PairLayout Layout>
 class Rope;
+template <PairLayout Layout>
+class BlockAngles;
 
 /// The cosines and sines of a range of positions, times the attention factor: made once by Rope::table, applied to any
 /// number of heads and layers. Rotates bit for bit as the Rope that made it. 4 · rotary_dim bytes per position.
@@ -103,6 +105,7 @@ class RopeBlocks : public detail::Rotations<RopeBlocks<Layout>, Layout> {
 
  private:
   friend class Rope<Layout>;
+  friend class BlockAngles<Layout>;
   friend class detail::Rotations<RopeBlocks<Layout>, Layout>;
 
   RopeBlocks(std::vector<double> inverse_frequencies, double attention_factor, Index block)
@@ -139,13 +142,14 @@ class RopeBlocks : public detail::Rotations<RopeBlocks<Layout>, Layout> {
     /// cos, sin(a + b); whether one of them is below `small`.
     LONGSPAN_INLINE bool combine(const double* __restrict cosine, const double* __restrict sine, Index count,
                                  double small) {
-      std::int64_t below = 0;  // a flag as wide as a double, which compilers turn into lanes
+      const float least = static_cast<float>(small);
+      int below = 0;
       for (Index i = 0; i < count; ++i) {
         const double c = std::fma(of_block_[0][i], cosine[i], -(of_block_[1][i] * sine[i]));
         const double s = std::fma(of_block_[1][i], cosine[i], of_block_[0][i] * sine[i]);
-        below |= (std::abs(c) < small ? 1 : 0) | (std::abs(s) < small ? 1 : 0);
         cosine_[i] = static_cast<float>(c);
         sine_[i] = static_cast<float>(s);
+        below |= (std::abs(cosine_[i]) < least ? 1 : 0) | (std::abs(sine_[i]) < least ? 1 : 0);
       }
       return below != 0;
     }

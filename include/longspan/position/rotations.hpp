@@ -103,6 +103,35 @@ class RowReader {
   const RmsNorm* norm_;
 };
 
+/// Pairs [begin, begin + count) of a row, at most kAngles, from `in` to `out`, which may be the same.
+template <PairLayout Layout, class In, class Out>
+LONGSPAN_INLINE void turn_row(const RowReader& reader, In* in, Out* out, Index half, Index begin, Index count,
+                              const float* cosine, const float* sine, float sign, float scale, float factor) {
+  constexpr bool kTogether = Layout::first(1, 0) == 1;  // halves of a row
+  if constexpr (std::same_as<In, Out> && std::same_as<Out, float>)
+    if (in == out && !reader) return turn_pairs<Layout>(out, half, begin, count, cosine, sine, sign, scale);
+  alignas(64) float pairs[2 * kAngles];
+  const Index first = Layout::first(begin, half), second = Layout::second(begin, half);
+  const Index size = kTogether ? count : 2 * count;
+  reader.read(in, first, size, factor, pairs);
+  if constexpr (kTogether) reader.read(in, second, size, factor, pairs + count);
+  turn_pairs<Layout>(pairs, count, 0, count, cosine, sine, sign, scale);
+  convert(pairs, size, out + first);
+  if constexpr (kTogether) convert(pairs + count, size, out + second);
+}
+
+/// The elements that are not turned.
+template <class In, class Out>
+void rest_of_row(const RowReader& reader, In* in, Out* out, Index from, Index dim, float factor) {
+  if (static_cast<const void*>(in) == out && !reader) return;
+  alignas(64) float rest[kAngles];
+  for (Index d = from; d < dim; d += kAngles) {
+    const Index count = std::min(kAngles, dim - d);
+    reader.read(in, d, count, factor, rest);
+    convert(rest, count, out + d);
+  }
+}
+
 /// What a rotary embedding can do with rows. Derived has positions() (what it can rotate), rotary_dim(),
 /// attention_factor(), and a class Angles, made from a Derived for each call, with at(position, first pair, count).
 ///
@@ -216,39 +245,13 @@ class Rotations {
           const Index count = std::min(kAngles, half - begin);
           const auto [cosine, sine] = angles.at(position(token), begin, count);
           for (Index h = 0; h < heads; ++h)
-            turn_row(reader, in.row(token, head + h), out.row(token, head + h), half, begin, count, cosine, sine,
-                     sign(token), scale, norm ? factor[h] : 1.f);
+            turn_row<Layout>(reader, in.row(token, head + h), out.row(token, head + h), half, begin, count, cosine,
+                             sine, sign(token), scale, norm ? factor[h] : 1.f);
         }
         for (Index h = 0; h < heads; ++h)
           rest_of_row(reader, in.row(token, head + h), out.row(token, head + h), rotary_dim, in.dim,
                       norm ? factor[h] : 1.f);
       }
-  }
-
-  template <class In, class Out>
-  static LONGSPAN_INLINE void turn_row(const RowReader& reader, In* in, Out* out, Index half, Index begin, Index count,
-                                       const float* cosine, const float* sine, float sign, float scale, float factor) {
-    if constexpr (std::same_as<In, Out> && std::same_as<Out, float>)
-      if (in == out && !reader) return turn_pairs<Layout>(out, half, begin, count, cosine, sine, sign, scale);
-    alignas(64) float pairs[2 * kAngles];
-    const Index first = Layout::first(begin, half), second = Layout::second(begin, half);
-    const Index size = kStep == 1 ? count : 2 * count;
-    reader.read(in, first, size, factor, pairs);
-    if constexpr (kStep == 1) reader.read(in, second, size, factor, pairs + count);
-    turn_pairs<Layout>(pairs, count, 0, count, cosine, sine, sign, scale);
-    convert(pairs, size, out + first);
-    if constexpr (kStep == 1) convert(pairs + count, size, out + second);
-  }
-
-  template <class In, class Out>
-  static void rest_of_row(const RowReader& reader, In* in, Out* out, Index from, Index dim, float factor) {
-    if (static_cast<const void*>(in) == out && !reader) return;
-    alignas(64) float rest[kAngles];
-    for (Index d = from; d < dim; d += kAngles) {
-      const Index count = std::min(kAngles, dim - d);
-      reader.read(in, d, count, factor, rest);
-      convert(rest, count, out + d);
-    }
   }
 };
 
