@@ -112,6 +112,13 @@ std::string store_name(const char* store, Index n) {
 
 class ForkedStore;
 
+/// Of a key or a value, with its scales.
+template <class T>
+constexpr double row_bytes() {
+  constexpr Index kGroups = std::is_same_v<T, ls::i4> ? ls::ceil_div(kDim, ls::i4::kGroup) : 0;
+  return static_cast<double>(kDim * sizeof(T)) / ls::kHeld<T> + (ls::kScaled<T> ? sizeof(float) : 0) + 2 * kGroups;
+}
+
 /// `queries` tokens at the end of each source; `shared`: what sequences have in common is read once.
 template <class Source, class Store>
 Workload attend(std::shared_ptr<const Store> stored, std::vector<Source> sources, Index queries, Index group,
@@ -137,9 +144,7 @@ Workload attend(std::shared_ptr<const Store> stored, std::vector<Source> sources
   w.pairs = plan.pairs;
   w.flops = plan.flops;
   using Element = typename Store::Element;
-  for (const Source& source : all)
-    w.bytes += static_cast<double>(source.keys() * kKvHeads * 2) *
-               (kDim * sizeof(Element) + (ls::kScaled<Element> ? sizeof(float) : 0));
+  for (const Source& source : all) w.bytes += static_cast<double>(source.keys() * kKvHeads * 2) * row_bytes<Element>();
   w.scratch_bytes = plan.scratch_bytes;
   w.call = [=] {
     const ls::TensorView<const float> q = ls::view(call->q, rows, heads, kDim);
@@ -239,6 +244,7 @@ std::vector<Row> decode_rows() {
     add_decode<PagedStore<ls::bf16>>(rows, n);
     add_decode<PagedStore<ls::e4m3>>(rows, n);
     add_decode<PagedStore<ls::i8>>(rows, n);
+    add_decode<PagedStore<ls::i4>>(rows, n);
   }
   add_batch<float>(rows);
   add_batch<ls::bf16>(rows);

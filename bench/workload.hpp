@@ -24,6 +24,8 @@ template <>
 inline constexpr const char* kTypeName<longspan::e4m3> = "e4m3";
 template <>
 inline constexpr const char* kTypeName<longspan::i8> = "int8";
+template <>
+inline constexpr const char* kTypeName<longspan::i4> = "int4";
 
 /// One call and its size.
 struct Workload {

@@ -166,7 +166,7 @@ class KeyRotator {
 
   /// See MakesKeys. In words of bf16 pairs rotated elements are rounded to bf16.
   template <class Words>
-  MadeKeys words(Index kv_head, Interval keys, Ahead& ahead) {
+  MadeKeys words(Index kv_head, Interval keys, Index, Ahead& ahead) {
     if constexpr (std::is_same_v<Words, WordsOf<Element>>)
       if (keys_.table()) return keys_.made(kv_head_ + kv_head, keys.begin);
     return make<Words>(kv_head, keys, words_, ahead);

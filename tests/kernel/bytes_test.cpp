@@ -83,6 +83,37 @@ TEST(Bytes, WholeNumbersWithAScale) {
   EXPECT_TRUE(std::isnan(i8::encode(none, 3, to)));
 }
 
+TEST(Bytes, FourBitsInGroups) {
+  Random random(4);
+  for (const Index dim : {1, 31, 32, 33, 80, 128})
+    for (const float outlier : {1.f, 50.f}) {
+      std::vector<float> row = random.gaussian(dim);
+      row[0] *= outlier;
+      std::vector<int> codes(row.size());
+      std::vector<i4::Group> groups(static_cast<std::size_t>(ceil_div(dim, i4::kGroup)));
+      const float scale = i4::encode(
+          row.data(), dim, [&](Index d, int code) { codes[static_cast<std::size_t>(d)] = code; },
+          [&](Index g) -> i4::Group& { return groups[static_cast<std::size_t>(g)]; });
+      for (Index d = 0; d < dim; ++d) {
+        const Index begin = d / i4::kGroup * i4::kGroup, end = std::min(begin + i4::kGroup, dim);
+        const auto [low, high] = std::minmax_element(row.begin() + begin, row.begin() + end);
+        const int number = groups[static_cast<std::size_t>(d / i4::kGroup)].number(codes[static_cast<std::size_t>(d)]);
+        EXPECT_GE(number, -128);
+        EXPECT_LE(number, 127);
+        const float error = std::abs(scale * static_cast<float>(number) - row[static_cast<std::size_t>(d)]);
+        EXPECT_TRUE(error <= (*high - *low) / 8 + scale) << dim << ", outlier " << outlier << ", element " << d;
+      }
+    }
+  int most = 0;
+  const auto code = [&](Index, int c) { most = std::max(most, c); };
+  i4::Group group;
+  const auto to = [&](Index) -> i4::Group& { return group; };
+  const float zeros[2] = {0, -0.f}, none[2] = {1, kNaN};
+  EXPECT_EQ(i4::encode(zeros, 2, code, to), 0.f);
+  EXPECT_TRUE(std::isnan(i4::encode(none, 2, code, to)));
+  EXPECT_LE(most, 15);
+}
+
 /// The same keys and values as floats and in pages of T.
 template <class T>
 struct Data {
@@ -163,10 +194,14 @@ TEST(Bytes, E4m3InBothKernels) { check_kernels<e4m3>(kWords, 4e-2); }
 TEST(Bytes, E5m2InBothKernels) { check_kernels<e5m2>(kWords, 8e-2); }
 TEST(Bytes, I8InBothKernels) { check_kernels<i8>(kPack<i8> == 1 ? 2e-6 : 1e-4, 1e-2); }
 
+TEST(Bytes, I4InBothKernels) { check_kernels<i4>(kPack<i8> == 1 ? 2e-6 : 1e-4, 1.2e-1); }
+
 TEST(Bytes, CacheTakesWhatItSays) {
   const PagedShape shape{.pages = 3, .page_size = 5, .kv_heads = 2, .head_dim = 3, .value_dim = 7};
   EXPECT_EQ(PagedCache<e4m3>::bytes(shape), 3 * 2 * 5 * (3 + 7));
   EXPECT_EQ(PagedCache<i8>::bytes(shape), 3 * 2 * (5 * (3 + 7 + 8) + 2));  // two bytes to the next scale
+  const PagedShape usual{.pages = 1, .page_size = 64, .kv_heads = 8, .head_dim = 128};
+  EXPECT_EQ(PagedCache<i4>::bytes(usual), 64 * 8 * 2 * (128 / 2 + 128 / 32 * 2 + 4));  // codes, groups, scale
 }
 
 }  // namespace

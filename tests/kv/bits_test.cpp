@@ -20,9 +20,6 @@ void check_bits(Index page_size, Index window) {
   Random random(8);
   const std::vector<float> q = random.gaussian(3 * kHeads * kDim), k = random.gaussian(kKeys * kKvHeads * kDim),
                            v = random.gaussian(kKeys * kKvHeads * kDim);
-  std::vector<T> rounded_k(k.size()), rounded_v(v.size());
-  convert(k.data(), std::ssize(k), rounded_k.data());
-  convert(v.data(), std::ssize(v), rounded_v.data());
   const auto keys = view(k, kKeys, kKvHeads, kDim), values = view(v, kKeys, kKvHeads, kDim);
   const auto attend = [&](const auto& source, Index first_key) {
     std::vector<float> out(q.size());
@@ -36,9 +33,21 @@ void check_bits(Index page_size, Index window) {
     return out;
   };
   const auto of = [&](const PagedView<T>& view) { return attend(view, view.first_key()); };
-  const auto wanted = attend(Contiguous(TensorView<const T>(view(rounded_k, kKeys, kKvHeads, kDim)),
-                                        TensorView<const T>(view(rounded_v, kKeys, kKvHeads, kDim))),
-                             0);
+  const auto wanted = [&] {
+    if constexpr (kScaled<T>) {
+      PagedCache<T> once({.pages = 6, .kv_heads = kKvHeads, .head_dim = kDim});
+      const SequenceId id = once.open();
+      EXPECT_EQ(once.append(id, keys, values), Outcome::kDone);
+      return of(once.view(id));
+    } else {
+      std::vector<T> rounded_k(k.size()), rounded_v(v.size());
+      convert(k.data(), std::ssize(k), rounded_k.data());
+      convert(v.data(), std::ssize(v), rounded_v.data());
+      return attend(Contiguous(TensorView<const T>(view(rounded_k, kKeys, kKvHeads, kDim)),
+                               TensorView<const T>(view(rounded_v, kKeys, kKvHeads, kDim))),
+                    0);
+    }
+  }();
 
   PagedCache<T> cache(
       {.pages = 5 * 333, .page_size = page_size, .kv_heads = kKvHeads, .head_dim = kDim, .window = window});
@@ -77,6 +86,16 @@ void check_bits(Index page_size, Index window) {
   const SequenceId match = index.match(tokens);
   add(match, {cache.length(match), kKeys});
   EXPECT_TRUE(same_bits(of(cache.view(match)), wanted)) << "matched";
+
+  // Every third token stays, moved together: as if there had never been others.
+  std::vector<Index> kept;
+  const SequenceId alone = cache.open();
+  for (Index t = 0; t < kKeys; t += 3) {
+    kept.push_back(t);
+    add(alone, {t, t + 1});
+  }
+  ASSERT_EQ(cache.compact(match, kept), Outcome::kDone);
+  EXPECT_TRUE(same_bits(of(cache.view(match)), of(cache.view(alone)))) << "compacted";
 }
 
 TEST(Bits, Float) {
@@ -86,6 +105,14 @@ TEST(Bits, Float) {
 TEST(Bits, Bf16) {
   for (const Index page_size : {16, 7})
     for (const Index window : {0, 90}) check_bits<bf16>(page_size, window);
+}
+TEST(Bits, I8) {
+  for (const Index page_size : {16, 7, 100})
+    for (const Index window : {0, 90}) check_bits<i8>(page_size, window);
+}
+TEST(Bits, I4) {
+  for (const Index page_size : {16, 7, 100})
+    for (const Index window : {0, 90}) check_bits<i4>(page_size, window);
 }
 
 }  // namespace

@@ -86,9 +86,10 @@ template <class T>
 concept Fp8Element = std::same_as<T, e4m3> || std::same_as<T, e5m2>;
 template <class T>
 concept ByteElement = std::same_as<T, i8> || Fp8Element<T>;
+struct i4;  // int4.hpp
 /// What keys and values may be stored as.
 template <class T>
-concept StoredElement = ElementType<T> || ByteElement<T>;
+concept StoredElement = ElementType<T> || ByteElement<T> || std::same_as<T, i4>;
 /// Whether each key and each value has a scale of its own: see KeyValueRun.
 template <class T>
 inline constexpr bool kScaled = std::same_as<T, i8>;

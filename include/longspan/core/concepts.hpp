@@ -84,6 +84,9 @@ struct KeyValueRun {
   const float* key_scale = nullptr;    ///< of each key, where the element type has scales (kScaled): element × scale
   const float* value_scale = nullptr;  ///< of each value
 
+  /// An element, without its scale.
+  double number_of_key(Index j, Index d) const { return static_cast<double>(*key_at(j, d)); }
+  double number_of_value(Index j, Index d) const { return static_cast<double>(*value_at(j, d)); }
   float scale_of_key(Index j) const { return key_scale ? key_scale[j] : 1.f; }
   float scale_of_value(Index j) const { return value_scale ? value_scale[j] : 1.f; }
   const Element* key_at(Index j, Index d) const {
@@ -119,8 +122,9 @@ struct MadeKeys {
 /// A source whose runs hold what its keys are made of (rotary_attention.hpp), and not what kernels multiply; values are
 /// what runs say. A kernel makes itself a key maker for each task, out of S::key_maker_floats(head_dim) floats, and
 /// asks it for keys where it would have read them:
-///   words<Words>(kv_head, keys, ahead)   the keys [keys.begin, keys.end) of the source, which are at positions of one
-///                                        block of 64, as MadeKeys; valid until the next call
+///   words<Words>(kv_head, keys, place, ahead)   the keys [keys.begin, keys.end) of the source, which are at positions
+///                                        of one block of 64, from `place` of it on, as MadeKeys; valid until the
+///                                        next call
 /// It calls ahead.step_lines() about once for each word of a row. And where a source's runs are dimension-major, packed
 /// as words are, keys can be made as they are read, without memory in between:
 ///   reads_columns<Words>()         whether they can
@@ -130,6 +134,12 @@ template <class S>
 concept MakesKeys = KeyValueSource<S> && requires(const S& source, float* memory, Index kv_head) {
   { S::key_maker_floats(kv_head) } -> std::same_as<Index>;
   source.key_maker(memory, kv_head);  // of the KV heads from this one on
+};
+/// The same of values: make_values<Words>(kv_head, keys, place, to, stride) writes rows of words, `stride` words apart,
+/// from the word that `place` is in on; what is not among `keys` counts as 0.
+template <class S>
+concept MakesValues = KeyValueSource<S> && requires {
+  requires S::kMakesValues;
 };
 
 /// Runs f(task, worker) for every task below n, one task at a time on a worker, and brings back what it throws.

@@ -73,6 +73,10 @@ template <>
 inline constexpr Index kPack<bf16> = 2;
 #endif
 
+/// Elements in one T: more than one where they are smaller than a byte.
+template <class T>
+inline constexpr Index kHeld = 1;
+
 /// kLanes elements as floats.
 LONGSPAN_INLINE Lanes load(const bf16* p) {
 #if defined(__AVX512F__)

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include <longspan/core/concepts.hpp>
+#include <longspan/core/elements.hpp>
 #include <longspan/core/simd.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -26,12 +27,12 @@ class Ahead {
   static Ahead of_keys(const KeyValueRun<Element>& run, Index keys, Index head_dim, Index neighbours = 0) {
     const Index size = std::min(run.size, keys);
     if (run.dim_stride == 1) return {run.key, run.key_stride, size, head_dim + neighbours};
-    return {run.key, run.dim_stride, packs(head_dim, run.key_pack), size * run.key_pack};
+    return {run.key, run.dim_stride, packs(head_dim, run.key_pack), size * run.key_pack / kHeld<Element>};
   }
   template <class Element>
   static Ahead of_values(const KeyValueRun<Element>& run, Index keys, Index value_dim, Index neighbours = 0) {
     return {run.value, run.value_stride, packs(std::min(run.size, keys), run.value_pack),
-            value_dim * run.value_pack + neighbours};
+            value_dim * run.value_pack / kHeld<Element> + neighbours};
   }
 
   /// How fast to ask: the same for most blocks, and worth keeping, for it takes three divisions.

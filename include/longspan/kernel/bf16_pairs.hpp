@@ -25,7 +25,7 @@ inline constexpr ByteTable<T> kByteTable;
 /// lower, each in one rounding, and takes denormals for 0. Queries and weights are rounded to bf16; the score is scaled
 /// afterwards, so that a query that is bf16 stays as it is, and the sum of weights is that of the rounded ones.
 struct Bf16Pairs : FloatSums {
-  using Element = bf16;
+  using Number = bf16;
   static constexpr Index kPer = 2;
   static constexpr bool kScalesScores = true;
 

@@ -30,6 +30,7 @@ struct FloatSums {
 
 /// One float: the elements of keys and values are widened. Queries are scaled before; weights are exact.
 struct FloatWords : FloatSums {
+  using Number = float;                         ///< what words are made of
   static constexpr Index kPer = 1;              ///< elements of a sum (dims of a key, keys of a value) in a word
   static constexpr bool kScalesScores = false;  ///< a score is multiplied by a factor of its key
 

@@ -13,7 +13,7 @@ namespace longspan::inline LONGSPAN_ISA {
 /// overflows), 2^-17 of the block's largest weight for each weight; both below those of the keys and values themselves.
 /// A query or a block with what is not finite gets a scale of NaN.
 struct IntegerWords {
-  using Element = i8;
+  using Number = std::int8_t;
   typedef int Sum __attribute__((vector_size(64)));  // of Lanes or __m512i g++ 12 copies every sum in every step
   static constexpr Index kPer = 4;
   static constexpr bool kScalesScores = true;

@@ -41,13 +41,14 @@ auto product_with(const std::vector<float>& q, const Source& source, Index kv_he
     auto maker = source.key_maker(memory.data(), kv_head);
     return [=, memory = std::move(memory)](Index j, Index place, const auto&, Index) mutable {
       Ahead none;
-      const MadeKeys made = maker.template words<FloatWords>(0, {j, j + 1}, none);
+      const MadeKeys made = maker.template words<FloatWords>(0, {j, j + 1}, place, none);
       return dot([&](Index d) {
         return made.rows ? made.words[place * made.stride + d] : made.words[d * made.stride + place];
       });
     };
   } else {
-    return [=](Index, Index, const auto& run, Index i) { return dot([&](Index d) { return *run.key_at(i, d); }); };
+    return
+        [=](Index, Index, const auto& run, Index i) { return dot([&](Index d) { return run.number_of_key(i, d); }); };
   }
 }
 
@@ -78,7 +79,7 @@ void naive_row(const P& problem, Index row, Index head) {
     sum += weight;
     const double by = weight * static_cast<double>(run.scale_of_value(i));
     for (std::size_t d = 0; d < out.size(); ++d)
-      out[d] += by * static_cast<double>(*run.value_at(i, static_cast<Index>(d)));
+      out[d] += by * static_cast<double>(run.number_of_value(i, static_cast<Index>(d)));
   });
 
   // A sink takes the maximum as a float in units of log 2: what that rounds away goes into sum and values.

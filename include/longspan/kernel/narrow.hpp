@@ -263,14 +263,15 @@ class NarrowKernel {
   /// Of keys that the source makes, in the vectors [first, last) of the block: as they are read where one tile of
   /// queries reads them all, else before that.
   void made_scores(const Tile& tile, Interval keys, Index first, Index last, Ahead& ahead) {
-    if (group_queries_ <= kIsa.tall_queries && keys == tile.keys && reader_.reads_columns() &&
-        reader_.find(p_, kv_head_, tile)) {
-      const auto read = reader_.column_reader(tile.block);
-      return with_tile([&](auto queries, auto vectors) LONGSPAN_LAMBDA {
-        for (Index v = 0; v < kVectors; v += vectors)
-          scores<queries(), vectors()>(read.from(v * kLanes), reader_.at() + v, reader_.dim_stride(), v, ahead);
-      });
-    }
+    if constexpr (Reader::kReadsColumns)
+      if (group_queries_ <= kIsa.tall_queries && keys == tile.keys && reader_.reads_columns() &&
+          reader_.find(p_, kv_head_, tile)) {
+        const auto read = reader_.column_reader(tile.block);
+        return with_tile([&](auto queries, auto vectors) LONGSPAN_LAMBDA {
+          for (Index v = 0; v < kVectors; v += vectors)
+            scores<queries(), vectors()>(read.from(v * kLanes), reader_.at() + v, reader_.dim_stride(), v, ahead);
+        });
+      }
     const MadeKeys made = reader_.columns(p_, kv_head_, keys, key_, ahead);
     const auto add = [&](auto queries, auto vectors, Index v) LONGSPAN_LAMBDA {
       const float* at[vectors()];
@@ -358,17 +359,17 @@ class NarrowKernel {
       }
       rescale = nullptr;
     };
-    if (value_dim_ != padded_ || !values_are_words(p_, kv_head_, keys, tile.block, Words::kPer == 2)) {
-      encode_values(p_, kv_head_, keys, tile.block, value_, padded_);
-      return add(WordRows<FloatWords, float>{value_, padded_}, keys.begin,
-                 words_of(keys.end - tile.block) - (keys.begin - tile.block) / Words::kPer);
-    }
-    p_.for_each_piece(kv_head_, keys, [&](const auto& run, Index key) LONGSPAN_LAMBDA {
-      if constexpr (Words::kPer == 2)
-        if (run.value_pack == 1)
-          return add(ZippedRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.size));
-      add(WordRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.value_first + run.size));
-    });
+    if constexpr (!MakesValues<typename P::Source>)
+      if (value_dim_ == padded_ && values_are_words(p_, kv_head_, keys, tile.block, Words::kPer == 2))
+        return p_.for_each_piece(kv_head_, keys, [&](const auto& run, Index key) LONGSPAN_LAMBDA {
+          if constexpr (Words::kPer == 2)
+            if (run.value_pack == 1)
+              return add(ZippedRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.size));
+          add(WordRows<Words, Element>{run.value, run.value_stride}, key, words_of(run.value_first + run.size));
+        });
+    encode_values(p_, kv_head_, keys, tile.block, value_, padded_);
+    add(WordRows<FloatWords, float>{value_, padded_}, keys.begin,
+        words_of(keys.end - tile.block) - (keys.begin - tile.block) / Words::kPer);
   }
 
   bool finite(float* state) const {

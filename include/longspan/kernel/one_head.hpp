@@ -21,6 +21,11 @@ class OneHead {
     return Source::key_maker_floats(head_dim);
   }
   auto key_maker(float* memory, Index) const requires MakesKeys<Source> { return source_.key_maker(memory, kv_head_); }
+  static constexpr bool kMakesValues = MakesValues<Source>;
+  template <class Words>
+  void make_values(Index, Interval keys, Index place, float* to, Index stride) const requires kMakesValues {
+    source_.template make_values<Words>(kv_head_, keys, place, to, stride);
+  }
 
  private:
   Source source_;

@@ -16,6 +16,15 @@ class KeyReader {
   using Element = typename Source::Element;
   using Words = WordsOf<Element>;
   static constexpr bool kMakes = MakesKeys<Source>;
+  struct None {};
+  static auto make(const Source& source, float* memory) {
+    if constexpr (kMakes)
+      return source.key_maker(memory, 0);
+    else
+      return None();
+  }
+  using Maker = decltype(make(std::declval<const Source&>(), nullptr));
+  static constexpr bool kReadsColumns = requires(Maker maker) { maker.template reads_columns<Words>(); };
 
   static Index scratch_floats(Index head_dim) {
     if constexpr (kMakes)
@@ -52,13 +61,18 @@ class KeyReader {
   Index dim_stride() const { return dim_stride_; }
 
   /// Whether keys that were found so can be made as they are read, and who reads them: as WordColumns (products.hpp).
-  bool reads_columns() const requires kMakes { return maker_.template reads_columns<Words>(); }
-  auto column_reader(Index block) requires kMakes { return maker_.template column_reader<Words>(block); }
+  bool reads_columns() const requires kMakes {
+    if constexpr (kReadsColumns) return maker_.template reads_columns<Words>();
+    return false;
+  }
+  auto column_reader(Index block) requires kMakes {
+    if constexpr (kReadsColumns) return maker_.template column_reader<Words>(block);
+  }
 
   /// The keys at the positions `keys`, all of one block.
   MadeKeys words(const P& problem, Index kv_head, Interval keys, Ahead& ahead) requires kMakes {
     const Index first = problem.first_key;
-    return maker_.template words<Words>(kv_head, {keys.begin - first, keys.end - first}, ahead);
+    return maker_.template words<Words>(kv_head, {keys.begin - first, keys.end - first}, keys.begin % kBlock, ahead);
   }
   /// … as columns in any case; `memory` is for kBlock keys.
   MadeKeys columns(const P& problem, Index kv_head, Interval keys, float* memory, Ahead& ahead) requires kMakes {
@@ -70,16 +84,9 @@ class KeyReader {
   }
 
  private:
-  struct None {};
-  static auto make(const Source& source, float* memory) {
-    if constexpr (kMakes)
-      return source.key_maker(memory, 0);
-    else
-      return None();
-  }
   static constexpr int kVectors = static_cast<int>(kBlock) / kLanes;  // of keys in a block
 
-  decltype(make(std::declval<const Source&>(), nullptr)) maker_;
+  Maker maker_;
   const Element* at_[kVectors] = {};
   Index dim_stride_ = 0;
 };

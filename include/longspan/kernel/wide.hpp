@@ -179,21 +179,22 @@ class WideKernel {
       const MadeKeys made = reader_.words(p_, kv_head_, tile.keys, ahead);
       const Index place = tile.keys.begin - tile.block;
       if (made.rows) return add(std::true_type{}, made.words + place * made.stride, made.stride, tile.keys);
-      return add(std::false_type{}, made.words + place, made.stride, tile.keys);
+      add(std::false_type{}, made.words + place, made.stride, tile.keys);
+    } else {
+      p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
+        const Interval keys{first, first + run.size};
+        if constexpr (kLieAsWords<Element>) {
+          if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0)
+            return add(std::true_type{}, run.key, run.key_stride, keys);
+          if (run.key_stride == run.key_pack && run.key_pack == Words::kPer)
+            return add(std::false_type{}, run.key, run.dim_stride, keys);
+        }
+        if (encode_keys(run, run.size, head_dim_, encoded_key_, words_, kBlock))
+          add(std::true_type{}, encoded_key_, words_, keys);
+        else
+          add(std::false_type{}, encoded_key_, kBlock, keys);
+      });
     }
-    p_.for_each_piece(kv_head_, tile.keys, [&](const auto& run, Index first) LONGSPAN_LAMBDA {
-      const Interval keys{first, first + run.size};
-      if constexpr (kLieAsWords<Element>) {
-        if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0)
-          return add(std::true_type{}, run.key, run.key_stride, keys);
-        if (run.key_stride == run.key_pack && run.key_pack == Words::kPer)
-          return add(std::false_type{}, run.key, run.dim_stride, keys);
-      }
-      if (encode_keys(run, run.size, head_dim_, encoded_key_, words_, kBlock))
-        add(std::true_type{}, encoded_key_, words_, keys);
-      else
-        add(std::false_type{}, encoded_key_, kBlock, keys);
-    });
   }
 
   /// Score functions, and the mask where the tile is partial.

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include <longspan/core/concepts.hpp>
+#include <longspan/core/int4.hpp>
 #include <longspan/core/transpose.hpp>
 #include <longspan/kernel/bf16_pairs.hpp>
 #include <longspan/kernel/float_words.hpp>
@@ -28,8 +29,9 @@ struct WordsFor<Element> {
 };
 #endif
 #if defined(LONGSPAN_INTEGER_DOT_PRODUCTS)
-template <>
-struct WordsFor<i8> {
+template <class Element>
+requires std::same_as<Element, i8> || std::same_as<Element, i4>
+struct WordsFor<Element> {
   using Type = IntegerWords;
 };
 #endif
@@ -38,7 +40,8 @@ using WordsOf = typename WordsFor<Element>::Type;
 
 /// Whether elements lie in memory as words do, where they are packed; and whether each is a word.
 template <class Element>
-inline constexpr bool kLieAsWords = sizeof(Element) * static_cast<std::size_t>(WordsOf<Element>::kPer) == sizeof(float);
+inline constexpr bool kLieAsWords =
+    sizeof(Element) * static_cast<std::size_t>(WordsOf<Element>::kPer) == sizeof(float) && kHeld<Element> == 1;
 template <class Element>
 inline constexpr bool kAreWords = kLieAsWords<Element>&& WordsOf<Element>::kPer == 1;
 
@@ -120,10 +123,9 @@ bool values_are_words(const P& problem, Index kv_head, Interval keys, Index bloc
   return are;
 }
 
-/// The values at the positions `keys`, inside the block that begins at `block`, as rows of words, `stride` words apart,
-/// from the word that keys.begin is in on; what is not among `keys` counts as 0.
+/// encode_values of elements that lie one by one.
 template <class P>
-void encode_values(const P& problem, Index kv_head, Interval keys, Index block, float* to, Index stride) {
+void copy_values(const P& problem, Index kv_head, Interval keys, Index block, float* to, Index stride) {
   using Element = typename P::Source::Element;
   using Words = WordsOf<Element>;
   const Index dim = problem.source.value_dim();
@@ -142,9 +144,9 @@ void encode_values(const P& problem, Index kv_head, Interval keys, Index block, 
       if (pack == 1 && std::find(elements, elements + Words::kPer, nullptr) == elements + Words::kPer)
         d = Words::zip_rows(elements, dim, words);
       for (; d < dim; ++d) {
-        typename Words::Element word[Words::kPer] = {};
+        typename Words::Number word[Words::kPer] = {};
         for (Index e = 0; e < Words::kPer; ++e)
-          if (elements[e]) word[e] = typename Words::Element(static_cast<float>(elements[e][d * pack]));
+          if (elements[e]) word[e] = typename Words::Number(static_cast<float>(elements[e][d * pack]));
         std::memcpy(words + d, word, sizeof word);
       }
     }
@@ -153,6 +155,20 @@ void encode_values(const P& problem, Index kv_head, Interval keys, Index block, 
   for (Index w = first; w < last; ++w) {
     one(at + w * Words::kPer, to + (w - first) * stride);
     std::fill(to + (w - first) * stride + dim, to + (w - first + 1) * stride, 0.f);
+  }
+}
+
+/// The values at the positions `keys`, inside the block that begins at `block`, as rows of words, `stride` words apart,
+/// from the word that keys.begin is in on; what is not among `keys` counts as 0.
+template <class P>
+void encode_values(const P& problem, Index kv_head, Interval keys, Index block, float* to, Index stride) {
+  using Element = typename P::Source::Element;
+  using Words = WordsOf<Element>;
+  if constexpr (MakesValues<typename P::Source>) {
+    const Interval own{keys.begin - problem.first_key, keys.end - problem.first_key};
+    problem.source.template make_values<Words>(kv_head, own, keys.begin - block, to, stride);
+  } else {
+    copy_values(problem, kv_head, keys, block, to, stride);
   }
 }
 

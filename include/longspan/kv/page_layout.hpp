@@ -5,8 +5,8 @@
 // scores a vector of keys with no horizontal sums, and its values token-major, [page_size][value_dim]; both are one
 // contiguous run that streams. Elements with a dot product instruction stand as that wants them, where head_dim and
 // page_size are multiples of their pack p (2 of 16 bits, 4 of 8): p dims of a key together, [head_dim/p][page_size][p],
-// and the values of p tokens, [page_size/p][value_dim][p]. Before them, where the elements have scales, are those of the keys, [page_size] floats,
-// and of the values.
+// and the values of p tokens, [page_size/p][value_dim][p]. Before them, where the elements have scales, are those of
+// the keys, [page_size] floats, and of the values.
 
 #include <algorithm>
 #include <cstddef>

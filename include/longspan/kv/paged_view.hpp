@@ -3,7 +3,7 @@
 
 #include <bit>
 
-#include <longspan/kv/page_layout.hpp>
+#include <longspan/kv/int4_pages.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
@@ -41,6 +41,19 @@ class PagedView {
     const std::byte* head = layer_ + (pages_[page] * kv_heads_ + kv_head) * layout_.head_bytes;
     return layout_.run(head, place - page * layout_.page_size, keys_ - i);
   }
+  // Words that kernels multiply, made of what is no element by itself: see MakesKeys, MakesValues.
+  static constexpr bool kMakesValues = kHeld<T> > 1;
+  static Index key_maker_floats(Index head_dim) requires kMakesValues {
+    return FourBitMaker<PagedView>::floats(head_dim);
+  }
+  auto key_maker(float* memory, Index kv_head) const requires kMakesValues {
+    return FourBitMaker<PagedView>(*this, memory, kv_head);
+  }
+  template <class Words>
+  void make_values(Index kv_head, Interval keys, Index place, float* to, Index stride) const requires kMakesValues {
+    FourBitMaker<PagedView>::template values<Words>(*this, kv_head, keys, place, to, stride);
+  }
+
   /// The keys [keys.begin, keys.end) of this view alone; their first_key says where they are.
   PagedView part(Interval keys) const {
     check(keys.begin >= 0, "part.keys.begin", keys.begin, ">= 0");
