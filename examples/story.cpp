@@ -46,6 +46,7 @@ Projections project(const Model& model, const Layer& layer, const Matrix& x, con
 }
 
 /// A model that reads one sequence, of at most `capacity` tokens.
+template <class Element = float>  // of the cache: float, bf16, i8 …
 class Engine {
  public:
   Engine(const Model& model, const ls::Rope<ls::Adjacent>& rope, Index capacity, Index threads)
@@ -99,7 +100,7 @@ class Engine {
   const Model& model_;
   ls::Rope<ls::Adjacent> rope_;
   ls::ThreadPool pool_;
-  ls::PagedCache<float> cache_;
+  ls::PagedCache<Element> cache_;
   ls::SequenceId sequence_;
   decltype(ls::attention(ls::Causal{})) attention_ = ls::attention(ls::Causal{});
 };
@@ -148,7 +149,7 @@ void report(Index tokens, double start) {
 }
 
 /// Prints the prompt and what follows it.
-void tell(Engine& engine, const Tokenizer& tokenizer, const Settings& settings) {
+void tell(Engine<>& engine, const Tokenizer& tokenizer, const Settings& settings) {
   std::vector<int> unread = tokenizer.encode(settings.prompt);
   const Index prompt = std::ssize(unread);
   require(prompt <= settings.tokens, "--prompt: got ", prompt, " tokens, expected at most ", settings.tokens,
@@ -171,10 +172,11 @@ void tell(Engine& engine, const Tokenizer& tokenizer, const Settings& settings) 
 }
 
 /// [i]: −log of the probability of token i after those before it, in nats; 0 for the first.
-std::vector<double> negative_log_likelihoods(Engine& engine, std::span<const int> tokens) {
+template <class Element>
+std::vector<double> negative_log_likelihoods(Engine<Element>& engine, std::span<const int> tokens) {
   std::vector<double> nll(tokens.size());
   in_chunks(tokens.first(tokens.size() - 1), [&](Index first, std::span<const int> chunk) {
-    const Eigen::ArrayXXd logits = engine.logits(engine.read(chunk)).cast<double>();
+    const Eigen::ArrayXXd logits = engine.logits(engine.read(chunk)).template cast<double>();
     for (Index i = 0; i < logits.rows(); ++i) {
       const Index next = first + i + 1;
       const double most = logits.row(i).maxCoeff();

@@ -9,6 +9,8 @@
 #include <longspan/exec/thread_pool.hpp>
 #include <longspan/kv/contiguous.hpp>
 #include <longspan/kv/eviction.hpp>
+#include <longspan/kv/hadamard.hpp>
+#include <longspan/kv/int4_pages.hpp>
 #include <longspan/kv/layer_group.hpp>
 #include <longspan/kv/mapped_file.hpp>
 #include <longspan/kv/page_layout.hpp>

@@ -193,7 +193,7 @@ class FourBitMaker {
       Index j = 0;
 #if defined(LONGSPAN_INTEGER_DOT_PRODUCTS)
       if constexpr (Words::kWhole)
-        if (run.value_first == 0 && at % 8 == 0)
+        if (run.value_first == 0 && at % kPer == 0)
           for (; j + 8 <= size; j += 8) make_values(run, j, dim, to + ((at + j) / kPer - first) * stride, stride);
 #endif
       for (; j < size; ++j)
