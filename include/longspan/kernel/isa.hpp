@@ -1,6 +1,10 @@
 #pragma once
 // What the kernels need to know about an instruction set: its name and the register tiles that don't spill on it.
 
+#include <bit>
+#include <type_traits>
+
+#include <longspan/core/index.hpp>
 #include <longspan/core/simd.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -32,5 +36,16 @@ inline constexpr IsaTiles kIsa{"baseline", 4, 3, 4, 2, 8, 1, 4};
 inline constexpr int kTileKeys = kIsa.wide_keys;
 inline constexpr int kTileVectors = kIsa.wide_vectors;
 inline constexpr Index kWideRows = kTileVectors * kLanes;  ///< the most queries of a task of the wide kernel
+
+/// Calls f(integral_constant n, i) for the parts [i, i + n) of a range: of Tile, then smaller ones for the rest. Each n
+/// is code of its own: there are all down to Least, and below it powers of two.
+template <int Tile, int Least, class F>
+LONGSPAN_INLINE void in_tiles(Index i, Index end, F&& f) {
+  for (; i + Tile <= end; i += Tile) f(std::integral_constant<int, Tile>{}, i);
+  if constexpr (Tile > 1) {
+    constexpr int kPower = static_cast<int>(std::bit_floor(static_cast<unsigned>(Tile - 1)));
+    in_tiles<(Tile > Least ? Tile - 1 : kPower), Least>(i, end, f);
+  }
+}
 
 }  // namespace longspan::inline LONGSPAN_ISA

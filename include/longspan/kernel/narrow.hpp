@@ -181,15 +181,16 @@ class NarrowKernel {
       f(Constant<kIsa.narrow_queries>{}, Constant<kIsa.narrow_vectors>{});
   }
 
-  /// Calls f(integral_constant n, i) for the KV head's queries [i, i + n): tiles of Tile, then one for the remainder.
-  template <int Tile, class F>
+  /// Calls f(integral_constant n, i) for the KV head's queries [i, i + n).
+  template <int Tile, int Least, class F>
   LONGSPAN_INLINE void for_each_query(F&& f) const {
-    const Index end = first_ + group_queries_;
-    Index i = first_;
-    for (; i + Tile <= end; i += Tile) f(std::integral_constant<int, Tile>{}, i);
-    unroll<Tile - 1>([&](auto n) LONGSPAN_LAMBDA {
-      if (end - i == n + 1) f(std::integral_constant<int, n + 1>{}, i);
-    });
+    in_tiles<Tile, Least>(first_, first_ + group_queries_, f);
+  }
+  /// Register tiles of queries × vectors as with_tile chooses them are for groups of every size; the tall one of 7
+  /// and 8.
+  static constexpr int least(int queries, int vectors) {
+    if (queries == kIsa.tall_queries) return vectors == kIsa.tall_vectors ? queries - 1 : queries;
+    return vectors == kIsa.narrow_vectors ? 1 : queries;
   }
 
   /// The keys of a tile for some KV heads, in memory's order: regions of keys, then regions of values; while one is
@@ -287,7 +288,7 @@ class NarrowKernel {
   /// Of the vectors of keys [v, v + Vectors), which lie at `key`, as columns that are dim_stride elements apart.
   template <int Queries, int Vectors, class Read, class T>
   void scores(const Read& read, const T* const* key, Index dim_stride, Index v, Ahead& ahead) {
-    for_each_query<Queries>([&](auto n, Index i) LONGSPAN_LAMBDA {
+    for_each_query<Queries, least(Queries, Vectors)>([&](auto n, Index i) LONGSPAN_LAMBDA {
       narrow_scores<Words, decltype(n)::value, Vectors>(read, key, dim_stride, words_, query_ + i * query_words_,
                                                         query_words_, weight_ + i * kBlock + v * kLanes, kBlock,
                                                         key_scale_ + v * kLanes, ahead);
@@ -301,7 +302,7 @@ class NarrowKernel {
       const auto run = p_.source.run(kv_head_, i);
       if (run.dim_stride == 1 && run.key_pack == 1 && head_dim_ % Words::kPer == 0 &&
           Reader::whole_vector(run, tile.keys.end - p_.first_key - i))
-        return for_each_query<kIsa.row_queries>([&](auto n, Index q) LONGSPAN_LAMBDA {
+        return for_each_query<kIsa.row_queries, 1>([&](auto n, Index q) LONGSPAN_LAMBDA {
           narrow_scores_of_rows<Words, decltype(n)::value>(run.key, run.key_stride, words_, query_ + q * query_words_,
                                                            query_words_, weight_ + q * kBlock + v * kLanes, kBlock,
                                                            key_scale_ + v * kLanes, ahead);
@@ -325,7 +326,7 @@ class NarrowKernel {
   void softmax(const Tile& tile, float* state, Ahead& ahead) {
     if constexpr (kScaled<Element>)  // of other heads since
       if (interleaved_) read_scales(p_, kv_head_, tile.keys, tile.block, key_scale_, value_scale_);
-    for_each_query<kSoftmaxQueries>([&](auto n, Index i) LONGSPAN_LAMBDA {
+    for_each_query<kSoftmaxQueries, 1>([&](auto n, Index i) LONGSPAN_LAMBDA {
       Index query[n.value], of_head[n.value];
       unroll<n.value>([&](auto q)
                           LONGSPAN_LAMBDA { query[q] = p_.first_query + row(i + q), of_head[q] = head(i + q); });
@@ -349,8 +350,8 @@ class NarrowKernel {
       } else {
         with_tile([&](auto queries, auto vectors) LONGSPAN_LAMBDA {
           const auto columns = [&](auto width, Index d) LONGSPAN_LAMBDA {
-            for_each_query<queries()>([&](auto n, Index i)
-                                          LONGSPAN_LAMBDA { add_to(n, width, std::false_type{}, i, d); });
+            for_each_query<queries(), least(queries(), width())>(
+                [&](auto n, Index i) LONGSPAN_LAMBDA { add_to(n, width, std::false_type{}, i, d); });
           };
           Index d = 0;
           for (; d + vectors * kLanes <= padded_; d += vectors * kLanes) columns(vectors, d);
