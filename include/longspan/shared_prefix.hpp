@@ -38,6 +38,18 @@ Index shared_end(const Attention<Engine, M, Scores>& attend, std::span<const Pag
 
 }  // namespace detail
 
+/// What attend_shared will do, from the block tables: attend.plan(…) with what is shared read once, and
+/// Plan::shared_keys how much that is (0: nothing is, and attend_shared is the plain call). Throws as plan.
+template <class Engine, class M, class Scores, StoredElement T>
+Plan plan_shared(const Attention<Engine, M, Scores>& attend, Shape q, std::span<const PagedView<T>> sources,
+                 const Options& options) {
+  Plan plan = attend.plan(q, sources, options);
+  plan.shared_keys = detail::shared_end(attend, sources, options) - options.first_key;
+  if (plan.shared_keys > 0)
+    plan.bytes -= static_cast<double>(sources.size() - 1) * bytes_of(sources[0], plan.shared_keys);
+  return plan;
+}
+
 /// attend(q, sources, out, options) for sequences of one cache, the same bits; the pages that all of them share, up to
 /// a multiple of 2048 keys, are read once for all. So they are where there are two sequences or more, no score
 /// functions and no learned sinks, and a mask under which every query sees all of what is shared; otherwise this is the

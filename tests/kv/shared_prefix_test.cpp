@@ -51,6 +51,11 @@ struct Conversations {
     options.lse = wanted_lse;
     attend(queries, all, view(wanted, rows, kHeads, kDim), options);
     options.lse = lse;
+    const Plan plan = plan_shared(attend, queries.shape(), all, options);
+    EXPECT_EQ(plan.shared_keys, shared);
+    EXPECT_EQ(attend.plan(queries.shape(), all, options).bytes - plan.bytes,
+              static_cast<double>((std::ssize(all) - 1) * shared * kKvHeads * 2 * kDim) * sizeof(T));
+    EXPECT_EQ(plan.explain().find("shared") != std::string::npos, shared > 0);
     EXPECT_EQ(attend_shared(attend, queries, all, view(out, rows, kHeads, kDim), options), shared);
     EXPECT_TRUE(same_bits(out, wanted));
     EXPECT_TRUE(same_bits(lse, wanted_lse));

@@ -5,6 +5,7 @@
 #include <sstream>
 #include <string>
 
+#include <longspan/core/int4.hpp>
 #include <longspan/core/pairs.hpp>
 #include <longspan/kernel/problem.hpp>
 
@@ -29,6 +30,7 @@ struct Plan {
   double tile_flops = 0;    ///< of what is computed: all pairs of the tiles that are visited, in whole vectors
   double bytes = 0;         ///< queries, output, and keys and values that some query may see (by the mask's runs), once
   Index scratch_bytes = 0;  ///< of each worker; a decode split over threads holds some more states of its rows
+  Index shared_keys = 0;    ///< of every sequence, that are read once for all of them (plan_shared)
   Index tasks = 0;          ///< what can run at the same time (key splits of a decode not counted)
 
   /// The time below which no call comes on such a machine: for its arithmetic or for reading its bytes, whichever takes
@@ -49,6 +51,7 @@ struct Plan {
          << share(partial_tiles) << "%), " << skipped_tiles << " skipped (" << share(skipped_tiles) << "%)\n"
          << "work: " << pairs << " visible pairs, " << flops / 1e9 << " GFLOP, " << bytes / 1e6 << " MB at least, "
          << scratch_bytes / 1024 << " KiB scratch a worker\n";
+    if (shared_keys > 0) text << "shared: " << shared_keys << " keys of each sequence are read once for all\n";
     if (const double least = seconds(limits); least > 0) {
       const bool arithmetic = limits.flops > 0 && std::max(flops, tile_flops) / limits.flops >= least;
       text << "time: at least " << least * 1e3 << " ms, by " << (arithmetic ? "arithmetic" : "memory") << '\n';
@@ -56,6 +59,15 @@ struct Plan {
     return text.str();
   }
 };
+
+/// Bytes of some keys and their values, of all KV heads, with their scales.
+template <KeyValueSource Source>
+double bytes_of(const Source& source, Index keys) {
+  using Element = typename Source::Element;
+  const auto elements = static_cast<double>(source.head_dim() + source.value_dim());
+  return static_cast<double>(keys * source.kv_heads()) *
+         (elements * sizeof(Element) / kHeld<Element> + (kScaled<Element> ? 2 * sizeof(float) : 0));
+}
 
 /// Adds what one problem is, whatever engine solves it. O(queries · runs), or less where the mask has a formula.
 template <class P>
@@ -74,9 +86,7 @@ void count_problem(Plan& plan, const P& problem) {
     seen += run.size();
     k = run.end;
   }
-  using Element = typename P::Source::Element;
-  plan.bytes += static_cast<double>(queries.size() * heads * dims) * sizeof(float) +
-                static_cast<double>(seen * problem.source.kv_heads() * dims) * sizeof(Element);
+  plan.bytes += static_cast<double>(queries.size() * heads * dims) * sizeof(float) + bytes_of(problem.source, seen);
 }
 
 }  // namespace longspan::inline LONGSPAN_ISA
