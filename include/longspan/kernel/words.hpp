@@ -61,7 +61,7 @@ LONGSPAN_INLINE Lanes scaled_weight(const Lanes& weight, const Lanes& scale) {
 }
 
 /// The first `keys` keys of a run as words, whatever their layout: rows, row_stride words apart, or (false is returned)
-/// columns, column_stride words apart.
+/// columns, column_stride words apart, of keys up to the next whole vector.
 template <class Element>
 bool encode_keys(const KeyValueRun<Element>& run, Index keys, Index dim, float* to, Index row_stride,
                  Index column_stride) {
@@ -74,6 +74,14 @@ bool encode_keys(const KeyValueRun<Element>& run, Index keys, Index dim, float* 
     for (Index d = 0; d < dim; ++d) Words::encode(run.key + d * run.dim_stride, keys, to + d * column_stride);
     return false;
   }
+  if constexpr (Words::kPer > 1)
+    if (run.key_stride == run.key_pack && run.key_pack == Words::kPer &&
+        run.readable >= ceil_div(keys, kLanes) * kLanes) {
+      for (Index w = 0; w < ceil_div(dim, Words::kPer); ++w)
+        for (Index j = 0; j < keys; j += kLanes)
+          store(to + w * column_stride + j, Words::load(run.key + w * run.dim_stride + j * Words::kPer));
+      return false;
+    }
   constexpr Index kPiece = 64;
   Element piece[kPiece];
   for (Index j = 0; j < keys; ++j)
@@ -100,7 +108,7 @@ void copy_keys(const P& problem, Index kv_head, Interval keys, Index first, floa
     if (rows != encoded || encode_keys(run, run.size, dim, encoded, words, stride))
       transpose(rows, row_stride, run.size, words, columns, stride);
     else
-      for (Index d = 0; d < dim; ++d) std::copy_n(rows + d * stride, run.size, columns + d * stride);
+      for (Index w = 0; w < words; ++w) std::copy_n(rows + w * stride, run.size, columns + w * stride);
   });
 }
 
@@ -141,8 +149,12 @@ void copy_values(const P& problem, Index kv_head, Interval keys, Index block, fl
       if (pack == 1) return Words::encode(elements[0], dim, words);
       for (; d < dim; ++d) Words::encode(elements[0] + d * pack, 1, words + d);
     } else {
-      if (pack == 1 && std::find(elements, elements + Words::kPer, nullptr) == elements + Words::kPer)
-        d = Words::zip_rows(elements, dim, words);
+      if (std::find(elements, elements + Words::kPer, nullptr) == elements + Words::kPer) {
+        if (pack == 1)
+          d = Words::zip_rows(elements, dim, words);
+        else if (pack == Words::kPer && elements[Words::kPer - 1] - elements[0] == Words::kPer - 1)  // one word
+          for (; d + kLanes <= dim; d += kLanes) store(words + d, Words::load(elements[0] + d * pack));
+      }
       for (; d < dim; ++d) {
         typename Words::Number word[Words::kPer] = {};
         for (Index e = 0; e < Words::kPer; ++e)
