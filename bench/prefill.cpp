@@ -1,6 +1,6 @@
 // prefill/<engine>/<type>/d<dim>/<mask>/n<tokens>/t<threads>: as many queries as keys, two heads. (documents16x1024 and
-// blocksparse64x64 are so at n16384, and their beginnings below.) call/…: the price of a small call, see
-// us_above_half_peak.
+// blocksparse64x64 are so at n16384, and their beginnings below.) prefill/paged/…: by flash, over pages of that type.
+// call/…: the price of a small call, see us_above_half_peak.
 
 #include <memory>
 
@@ -72,6 +72,39 @@ void add(std::vector<Row>& rows, const cases::Case<M, Functions>& c, Index threa
                   }});
 }
 
+/// Float queries over pages of T.
+template <class T>
+void add_paged(std::vector<Row>& rows, const cases::Shape& s, Index threads) {
+  rows.push_back(
+      {std::string("prefill/paged/") + kTypeName<T> + "/d" + std::to_string(s.head_dim) + "/causal/n" +
+           std::to_string(s.queries) + "/t" + std::to_string(threads),
+       [s, threads] {
+         struct Stored {
+           explicit Stored(const cases::Shape& s)
+               : tensors(s),
+                 cache({.pages = ls::ceil_div(s.keys, 64), .kv_heads = s.kv_heads, .head_dim = s.head_dim}),
+                 id(cache.open()) {
+             ls::check(cache.append(id, tensors.k(), tensors.v()) == ls::Outcome::kDone, "prefill benchmark",
+                       "no page left", "pages for all keys");
+           }
+           cases::Tensors tensors;
+           ls::PagedCache<T> cache;
+           ls::SequenceId id;
+         };
+         const auto stored = std::make_shared<Stored>(s);
+         const ls::Options options{.executor = pool(threads)};
+         const auto attend = ls::attention(ls::Causal{});
+         const ls::Plan plan = attend.plan(stored->tensors.q().shape(), stored->cache.view(stored->id), options);
+         Workload w{.limit = Limit::kFmaPeak, .threads = threads};
+         w.pairs = plan.pairs;
+         w.flops = plan.flops;
+         w.bytes = plan.bytes;
+         w.scratch_bytes = plan.scratch_bytes;
+         w.call = [=] { attend(stored->tensors.q(), stored->cache.view(stored->id), stored->tensors.out(), options); };
+         return w;
+       }});
+}
+
 cases::Shape square(Index n, Index dim) {
   return {.queries = n, .keys = n, .heads = 2, .kv_heads = 2, .head_dim = dim, .value_dim = dim};
 }
@@ -98,6 +131,11 @@ std::vector<Row> prefill_rows() {
       add<ls::Flash, ls::f16>(rows, cases::Case{causal, none, square(n, 128)}, threads);
     }
     const cases::Shape shape = square(4096, 128);
+    add_paged<float>(rows, shape, threads);
+    add_paged<ls::bf16>(rows, shape, threads);
+    add_paged<ls::e4m3>(rows, shape, threads);
+    add_paged<ls::i8>(rows, shape, threads);
+    add_paged<ls::i4>(rows, shape, threads);
     cases::for_each(cases::scores(shape.heads), [&](const auto& functions) {
       if constexpr (!cases::kNoScores<std::decay_t<decltype(functions)>>)
         add<ls::Flash>(rows, cases::Case{causal, functions, shape}, threads);
