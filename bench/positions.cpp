@@ -59,7 +59,7 @@ void add_tables(std::vector<Row>& rows) {
       },
       131072.0 * kDim * 4);
   add(
-      "table/blocks/any", [](const auto& rope) { return rope.blocks(); }, 64.0 * kDim * 8);
+      "table/blocks/any", [](const auto& rope) { return rope.blocks(); }, 16.0 * kDim * 8);
 }
 
 template <class T>

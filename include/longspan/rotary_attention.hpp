@@ -21,9 +21,10 @@ namespace longspan::inline LONGSPAN_ISA {
 /// rotated to where they stand, as first_query and first_key say, or to where the scheme places them. Not for ragged
 /// batches. Bits: those of attention over float keys rotated by rope.blocks(); where kernels multiply bf16 (elements of
 /// bf16 or eight bits with AVX512_BF16), rounded to that. So they don't depend on kernel, threads, pages or chunks;
-/// with a scheme of several regions the states of its regions merge in their order. Memory: the rotated queries, at
-/// most as much again for angles, and with several regions two partial results. Throws std::invalid_argument as
-/// Attention, and for positions below 0 or beyond kRopeEnd, before anything is written.
+/// with a scheme of several regions the states of its regions merge in their order. Memory: the rotated queries; where
+/// there are more than a few, as many rotated keys (2048 at least), and for more keys than those, or with several
+/// regions, three partial results. Not of i8 or i4, whose products are of whole numbers. Throws std::invalid_argument
+/// as Attention, and for positions below 0 or beyond kRopeEnd, before anything is written.
 template <class Engine, PairLayout Layout, class Regions>
 class RotaryAttention {
  public:
@@ -37,6 +38,8 @@ class RotaryAttention {
   }
   template <KeyValueSource Source>
   void operator()(QueryTensor q, const Source& source, OutputTensor out, const Options& options = {}) const {
+    static_assert(!kScaled<typename Source::Element>,
+                  "rotated keys are no whole numbers: rotate before i8 or i4 are stored");
     Options part = options;
     part.first_query = options.first_query.value_or(options.first_key + source.keys() - q.tokens);
     check_call(q, source, out, part);
@@ -45,11 +48,12 @@ class RotaryAttention {
     const TensorView<float> rows{queries->data(), q.tokens, q.heads, q.dim, q.heads * q.dim, q.dim};
     const bool in_rows = source.keys() > 0 && source.run(0, 0).dim_stride == 1;
 
-    // Where many tasks read a key it is rotated once, before the call; in parts, if all keys take more memory than the
-    // queries. Parts end where the kernels' splits do, so a row's states merge as they do inside of one call.
+    // Where many tasks read a key, it is rotated once, before the call; part by part, if all keys take more memory than
+    // the queries. Parts end where the kernels' splits do, so a row's states merge as they do inside of one call.
     const bool once = q.tokens > kLanes;
     const bool parts = once && source.keys() * source.kv_heads() > q.tokens * q.heads;
     const Interval keys{options.first_key, options.first_key + source.keys()};
+    const Interval places{*part.first_query, *part.first_query + q.tokens};
     const auto end_of = [&](Index key) { return parts ? std::min((key / kSplit + 1) * kSplit, keys.end) : keys.end; };
     const auto attend_to = [&](const auto& one, const auto& attend) {
       rotate_queries(q, one.region.query, *part.first_query, rows, options.executor);
@@ -58,7 +62,9 @@ class RotaryAttention {
       Index key = keys.begin;
       do {  // once if there are no keys
         const Interval some{key - keys.begin, end_of(key) - keys.begin};
-        detail::RotatedKeys<Source, Layout> rotated(source, some, angles, part.first_key = key);
+        if (parts && next_some(one.region.mask, places, key).begin >= end_of(key)) continue;
+        part.first_key = key;
+        detail::RotatedKeys<Source, Layout> rotated(source, some, angles, key);
         if (once) rotated.make_table(table->floats(rotated.table_floats()), options.executor);
         attend(rotated);
       } while ((key = end_of(key)) < keys.end);
@@ -80,7 +86,7 @@ class RotaryAttention {
 
  private:
   static constexpr std::size_t kRegions = std::tuple_size_v<Regions>;
-  static constexpr Index kTask = BlockAngles<Layout>::kBlock;  // tokens
+  static constexpr Index kTask = 64;  // tokens
 
   template <class T>
   static void at_least(std::vector<T>& memory, Index size) {

@@ -1,9 +1,8 @@
 #pragma once
-// A source of keys that are rotated as they are read: kernels have each block made in the words that they multiply, in
-// their first-level cache, straight from where the source has it.
+// A source of keys that are rotated as they are read: straight from where another source has them into the words that
+// kernels multiply, on their way into registers, a block of one KV head at a time, or all of them before a call.
 
 #include <algorithm>
-#include <array>
 #include <span>
 #include <type_traits>
 
@@ -11,7 +10,6 @@
 #include <longspan/core/executor_ref.hpp>
 #include <longspan/core/scratch.hpp>
 #include <longspan/core/transpose.hpp>
-#include <longspan/kernel/ahead.hpp>
 #include <longspan/kernel/words.hpp>
 #include <longspan/position/block_angles.hpp>
 #include <longspan/rotary_schemes.hpp>
@@ -101,13 +99,13 @@ struct TurnedColumns {
     float* const later = waiting;
     if constexpr (Layout::first(1, 0) == 1) {
       f(0, other, [=](const auto* key, Index d, Index stride, int j) LONGSPAN_LAMBDA {
-        Lanes x = Words::load(key + d * stride), y = Words::load(key + (d + other) * stride);
+        Lanes x = held(Words::load(key + d * stride)), y = held(Words::load(key + (d + other) * stride));
         turn_words(x, y, angles + d * kPer * kAngle + j * kLanes);
-        y.store_aligned(later + (j * other + d) * kLanes);
+        store(later + (j * other + d) * kLanes, y);
         return x;
       });
       f(other, turned, [=](const auto*, Index d, Index, int j) LONGSPAN_LAMBDA {
-        return Lanes::load_aligned(later + ((j - 1) * other + d) * kLanes);
+        return load(later + ((j - 1) * other + d) * kLanes);
       });
     } else {
       f(0, turned, [=](const auto* key, Index d, Index stride, int j) LONGSPAN_LAMBDA {
@@ -146,7 +144,7 @@ struct TurnedColumns {
 
  private:
   static LONGSPAN_INLINE void turn_at(Lanes& x, Lanes& y, const float* at) {
-    turn(x, y, load(at), load(at + kAngle / 2));
+    turn(x, y, held(load(at)), held(load(at + kAngle / 2)));
   }
 };
 
@@ -162,14 +160,19 @@ class KeyRotator {
 
   static Index floats(Index head_dim) { return 3 * kBlock * head_dim; }
   KeyRotator(const Keys& keys, float* memory, Index kv_head)
-      : keys_(keys), dim_(keys.head_dim()), kv_head_(kv_head), angle_(memory), words_(memory + kBlock * dim_) {}
+      : keys_(keys),
+        dim_(keys.head_dim()),
+        kv_head_(kv_head),
+        angle_(memory),
+        words_(memory + kBlock * dim_),
+        spare_(words_ + kBlock * dim_) {}
 
   /// See MakesKeys. In words of bf16 pairs rotated elements are rounded to bf16.
   template <class Words>
-  MadeKeys words(Index kv_head, Interval keys, Index, Ahead& ahead) {
+  MadeKeys words(Index kv_head, Interval keys, Index) {
     if constexpr (std::is_same_v<Words, WordsOf<Element>>)
       if (keys_.table()) return keys_.made(kv_head_ + kv_head, keys.begin);
-    return make<Words>(kv_head, keys, words_, ahead);
+    return make<Words>(kv_head, keys, words_);
   }
   template <class Words>
   bool reads_columns() const {
@@ -178,11 +181,11 @@ class KeyRotator {
   template <class Words>
   TurnedColumns<Words, Layout> column_reader(Index block) {
     fill(block);
-    return {angle_, half(), words_};
+    return {angle_, half(), spare_};
   }
   /// The same, made in `to`: 64 · words of a key floats.
   template <class Words>
-  MadeKeys make(Index kv_head, Interval keys, float* to, Ahead& ahead) {
+  MadeKeys make(Index kv_head, Interval keys, float* to) {
     const KeyAngles<Layout>& angles = keys_.angles();
     const Index words = ceil_div(dim_, Words::kPer), position = keys_.first_key() + keys.begin;
     const Index place = position % kBlock;
@@ -193,10 +196,10 @@ class KeyRotator {
       const Index at = place + i - keys.begin;
       size = std::min(run.size, keys.end - i);
       if (!made.rows && size >= kLanes && lie_as_words<Words>(run)) {
-        in_lanes<Words>(run, size, angle_ + at, to + at, ahead);
+        in_lanes<Words>(run, size, angle_ + at, to + at);
         continue;
       }
-      float* const rows = made.rows ? to + at * words : words_ + kBlock * dim_;
+      float* const rows = made.rows ? to + at * words : spare_;
       for (Index j = 0; j < size; ++j) row<Words>(run, j, at + j, rows + j * words);
       if (!made.rows) transpose(rows, words, size, words, to + at, kBlock);
     }
@@ -222,48 +225,17 @@ class KeyRotator {
     return run.key_stride == run.key_pack && run.key_pack == Words::kPer && fits_words<Words>();
   }
 
-  /// Of at least kLanes keys, the last of which may be done twice.
+  /// Of at least kLanes keys; some may be done twice.
   template <class Words>
-  void in_lanes(const KeyValueRun<Element>& run, Index keys, const float* angle, float* to, Ahead& ahead) const {
-    constexpr Index kPer = Words::kPer;
-    const auto each_vector = [keys](auto&& f) LONGSPAN_LAMBDA {
-      if (keys == kBlock)
-        return unroll<static_cast<int>(kBlock) / kLanes>([&](auto v) LONGSPAN_LAMBDA { f(Index{v * kLanes}); });
-      for (Index j = 0; j + kLanes < keys; j += kLanes) f(j);
-      f(keys - kLanes);
-    };
-    using Turned = TurnedColumns<Words, Layout>;
-    const Index half = this->half(), turned = 2 * half / kPer;
-    Ahead next = ahead;                     // a copy stays in registers
-    if constexpr (kPer == 2 && !kHalves) {  // a pair is a word
-      for (Index w = 0; w < turned; ++w) {
-        next.step_lines();
-        each_vector([&](Index j) LONGSPAN_LAMBDA {
-          const Lanes word = Words::load(run.key + w * run.dim_stride + j * kPer);
-          store(to + w * kBlock + j, Turned::turn_pairs_of(word, angle + w * Turned::kAngle + j));
-        });
-      }
-    } else {
-      for (Index w = 0; w < turned / 2; ++w) {
-        next.step_lines();
-        next.step_lines();
-        const Index a = Layout::first(w, turned / 2), b = Layout::second(w, turned / 2);
-        const Element *const first = run.key + a * run.dim_stride, *const second = run.key + b * run.dim_stride;
-        float *const to_first = to + a * kBlock, *const to_second = to + b * kBlock;
-        const float* const angles = angle + w * kPer * Turned::kAngle;
-        each_vector([&](Index j) LONGSPAN_LAMBDA {
-          Lanes x = Words::load(first + j * kPer), y = Words::load(second + j * kPer);
-          Turned::turn_words(x, y, angles + j);
-          store(to_first + j, x);
-          store(to_second + j, y);
-        });
-      }
-    }
-    for (Index w = turned; w < dim_ / kPer; ++w)
-      each_vector([&](Index j) LONGSPAN_LAMBDA {
-        store(to + w * kBlock + j, Words::load(run.key + w * run.dim_stride + j * kPer));
+  void in_lanes(const KeyValueRun<Element>& run, Index keys, const float* angle, float* to) const {
+    for (Index v = 0; v < keys; v += kLanes) {
+      const Index j = std::min(v, keys - kLanes);
+      const TurnedColumns<Words, Layout> turned{angle + j, half(), spare_};
+      turned.each_part(dim_ / Words::kPer, [&](Index begin, Index end, const auto& read) LONGSPAN_LAMBDA {
+        for (Index w = begin; w < end; ++w)
+          store(to + w * kBlock + j, read(run.key + j * Words::kPer, w, run.dim_stride, 0));
       });
-    ahead = next;
+    }
   }
 
   /// Key j of the run, which is at `place` in the block, as a row.
@@ -275,8 +247,16 @@ class KeyRotator {
     const float* const cosine = angle_ + place * angles.key_stride();
     if (angles.rows() && run.dim_stride == 1 && run.key_pack == 1) {
       const Element* const in = run.key + j * run.key_stride;
+      Index begin = 0;
+      if constexpr (kHalves)
+        for (; begin + kLanes <= half(); begin += kLanes) {
+          Lanes x = load(in + begin), y = load(in + half() + begin);
+          turn(x, y, load(cosine + begin), load(cosine + angles.sine() + begin));
+          store(to + begin, x);
+          store(to + half() + begin, y);
+        }
       const RowReader reader(nullptr);
-      for (Index begin = 0; begin < half(); begin += kAngles)
+      for (; begin < half(); begin += kAngles)
         turn_row<Layout>(reader, in, to, half(), begin, std::min(kAngles, half() - begin), cosine + begin,
                          cosine + angles.sine() + begin, 1.f, 1.f, 1.f);
       rest_of_row(reader, in, to, 2 * half(), dim_, 1.f);
@@ -296,8 +276,8 @@ class KeyRotator {
 
   const Keys& keys_;
   Index dim_, kv_head_;
-  float *angle_, *words_;  // the latter also where rows stand before they become columns
-  Index block_ = -1;       // whose angles these are
+  float *angle_, *words_, *spare_;
+  Index block_ = -1;  // whose angles these are
 };
 
 /// Some keys of a source, of which key i stands at first_key + i and is rotated to where a PositionMap says. Its runs
@@ -325,7 +305,7 @@ class RotatedKeys {
   const KeyAngles<Layout>& angles() const { return angles_; }
   Index first_key() const { return first_key_; }
 
-  /// How much a table takes, and making it: of all keys whose blocks lie behind position `from`.
+  /// All keys made before, block by block in any order, in memory that goes on belonging to the caller.
   Index table_floats() const { return blocks().size() * kv_heads() * block_floats(); }
   void make_table(float* memory, const ExecutorRef& executor) {
     const Interval blocks = this->blocks();
@@ -334,9 +314,8 @@ class RotatedKeys {
       KeyRotator<Source, Layout> rotator = key_maker(scratch->floats(key_maker_floats(head_dim())), 0);
       const Index begin = (blocks.begin + block) * kBlock - first_key_;
       const Interval keys = intersect({begin, begin + kBlock}, {0, this->keys()});
-      Ahead none;
       for (Index h = 0; h < kv_heads(); ++h)
-        rotator.template make<WordsOf<Element>>(h, keys, memory + (block * kv_heads() + h) * block_floats(), none);
+        rotator.template make<WordsOf<Element>>(h, keys, memory + (block * kv_heads() + h) * block_floats());
     });
     table_ = memory;
   }

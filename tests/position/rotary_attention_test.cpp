@@ -256,63 +256,105 @@ TEST(RotateOnRead, OnlyDifferencesOfPositionsCount) {
   }
 }
 
-TEST(RotateOnRead, SixteenBits) {
-  const Rope<HalfSplit> rope(kDim, 10000.0);
-  const Tensors t(70, 3000, 84);
-  std::vector<bf16> k, v, rotated;
-  for (const float x : t.k) k.push_back(bf16(x));
-  for (const float x : t.v) v.push_back(bf16(x));
-  rotated = k;
-  std::vector<float> q = t.q;
-  rope.blocks().rotate(view(q, t.queries, kHeads, kDim), t.keys - t.queries);
-  rope.blocks().rotate(view(rotated, t.keys, kKvHeads, kDim), 0);
-  const auto source = [&](const std::vector<bf16>& keys) {
-    return Contiguous<bf16>(view(keys, t.keys, kKvHeads, kDim), view(v, t.keys, kKvHeads, kValueDim));
-  };
-  EXPECT_TRUE(run(attend_by(rope, Consecutive{}), t.q_view(), source(k)) ==
-              run(attention(AnyMask::of(Causal{})), view(std::as_const(q), t.queries, kHeads, kDim), source(rotated)));
+/// What rotated keys of elements T are like: of the words that kernels multiply.
+template <class T>
+using Rotated = std::conditional_t<WordsOf<T>::kPer == 1, float, bf16>;
+
+template <class To, class From>
+std::vector<To> as(const std::vector<From>& from) {
+  std::vector<To> to;
+  for (const From x : from) to.push_back(static_cast<To>(static_cast<float>(x)));
+  return to;
 }
 
-/// Pages of any size, in which keys lie dimension-major and packed, rotated in lanes of keys or as rows: one set of
-/// bits.
+/// Keys and values of elements T in rows or in pages of any size, in which keys lie dimension-major and packed, rotated
+/// in lanes of keys or as rows, by either kernel, for queries that share a pass over the keys and for more: the bits of
+/// attention over keys that were rotated before.
 template <class T, class Layout>
-void pages_agree() {
+void has_the_bits_of_rotated_keys() {
   for (const Index rotary : {16, 12, 10}) {  // 10: half a pair of packed dims
     const Rope<Layout> rope(rotary, 10000.0, Linear{.factor = 3});
-    const Tensors t(3, 2300, 86);
-    std::vector<T> k, v;
-    for (const float x : t.k) k.push_back(T(x));
-    for (const float x : t.v) v.push_back(T(x));
-    std::vector<float> q = t.q;
-    std::vector<T> rotated = k;
-    rope.blocks().rotate(view(q, t.queries, kHeads, kDim), 1000 + t.keys - t.queries);
-    rope.blocks().rotate(view(rotated, t.keys, kKvHeads, kDim), 1000);
-    const auto values = view(std::as_const(v), t.keys, kKvHeads, kValueDim);
     const auto attend = rotary_attention(rope, AnyScheme::of(Consecutive{}));
     const auto plain = attention(AnyMask::of(Causal{}));
-    for (const Index page_size : {16, 64, 100, 7}) {
-      PagedCache<T> cache({.pages = t.keys / page_size + 1,
-                           .page_size = page_size,
-                           .kv_heads = kKvHeads,
-                           .head_dim = kDim,
-                           .value_dim = kValueDim});
-      const SequenceId stored = cache.open();
-      ASSERT_EQ(cache.append(stored, view(std::as_const(rotated), t.keys, kKvHeads, kDim), values), Appended::kDone);
-      const Result wanted =
-          run(plain, view(std::as_const(q), t.queries, kHeads, kDim), cache.view(stored), {.first_key = 1000});
-      cache.close(stored);
-      const SequenceId raw = cache.open();
-      ASSERT_EQ(cache.append(raw, view(std::as_const(k), t.keys, kKvHeads, kDim), values), Appended::kDone);
-      EXPECT_TRUE(run(attend, t.q_view(), cache.view(raw), {.first_key = 1000}) == wanted)
-          << rotary << ", pages of " << page_size;
+    for (const Index queries : {1, 3, 9, 20}) {
+      const Tensors t(queries, 2300, 86);
+      const std::vector<T> k = as<T>(t.k), v = as<T>(t.v);
+      std::vector<Rotated<T>> rotated = as<Rotated<T>>(k);
+      const std::vector<Rotated<T>> same = as<Rotated<T>>(v);
+      std::vector<float> q = t.q;
+      rope.blocks().rotate(view(q, queries, kHeads, kDim), 1000 + t.keys - queries);
+      rope.blocks().rotate(view(rotated, t.keys, kKvHeads, kDim), 1000);
+      const auto in = [&](const auto& x, Index dim) { return view(x, t.keys, kKvHeads, dim); };
+      const Contiguous<Rotated<T>> stored(in(std::as_const(rotated), kDim), in(same, kValueDim));
+      const Result wanted = run(plain, view(std::as_const(q), queries, kHeads, kDim), stored, {.first_key = 1000});
+      const auto expect = [&](const auto& source, const char* where, Index page_size) {
+        for (const Kernel kernel : {Kernel::kNarrow, Kernel::kWide})
+          EXPECT_TRUE(run(attend, t.q_view(), source, {.first_key = 1000, .kernel = kernel}) == wanted)
+              << where << page_size << ", rotary " << rotary << ", " << queries << " queries, "
+              << (kernel == Kernel::kWide ? "wide" : "narrow");
+      };
+      if constexpr (ElementType<T>) expect(Contiguous<T>(in(k, kDim), in(v, kValueDim)), "rows", 0);
+      for (const Index page_size : {16, 64, 100, 7}) {
+        PagedCache<T> cache({.pages = t.keys / page_size + 1,
+                             .page_size = page_size,
+                             .kv_heads = kKvHeads,
+                             .head_dim = kDim,
+                             .value_dim = kValueDim});
+        const SequenceId raw = cache.open();
+        ASSERT_EQ(cache.append(raw, in(t.k, kDim), in(t.v, kValueDim)), Appended::kDone);
+        expect(cache.view(raw), "pages of ", page_size);
+      }
     }
   }
 }
-TEST(RotateOnRead, FromPagesOfAnyType) {
-  pages_agree<float, HalfSplit>();
-  pages_agree<float, Adjacent>();
-  pages_agree<bf16, HalfSplit>();
-  pages_agree<bf16, Adjacent>();
+TEST(RotateOnRead, Floats) {
+  has_the_bits_of_rotated_keys<float, HalfSplit>();
+  has_the_bits_of_rotated_keys<float, Adjacent>();
+}
+TEST(RotateOnRead, SixteenBits) {
+  has_the_bits_of_rotated_keys<bf16, HalfSplit>();
+  has_the_bits_of_rotated_keys<bf16, Adjacent>();
+  has_the_bits_of_rotated_keys<f16, HalfSplit>();
+}
+TEST(RotateOnRead, EightBits) {
+  has_the_bits_of_rotated_keys<e4m3, HalfSplit>();
+  has_the_bits_of_rotated_keys<e5m2, Adjacent>();
+}
+
+/// Several regions, many queries over more keys than they have memory for, or each alone: one set of bits.
+TEST(RotateOnRead, RegionsInAnyCut) {
+  const Rope<HalfSplit> rope(kDim, 10000.0);
+  const Tensors t(40, 5000, 88);
+  ThreadPool pool(3);
+  const auto check = [&](const auto& scheme, const char* name) {
+    const auto attend = attend_by(rope, scheme);
+    const Result wanted = run(attend, t.q_view(), t.source());
+    EXPECT_TRUE(run(attend, t.q_view(), t.source(), {.executor = pool, .kernel = Kernel::kNarrow}) == wanted) << name;
+    for (Index i = 0; i < t.queries; i += 13) {
+      const Index at = t.keys - t.queries + i;
+      const Result one = run(attend, t.q_view().slice({i, i + 1}), t.source(), {.executor = pool, .first_query = at});
+      const auto from = static_cast<std::size_t>(i * kHeads * kValueDim);
+      EXPECT_TRUE(same_bits(one.out, std::span(wanted.out).subspan(from, one.out.size()))) << name << ", " << i;
+    }
+  };
+  check(SelfExtend{.group = 4, .window = 2100}, "self-extend");
+  check(ReRope{.window = 600}, "rerope");
+  check(DualChunk{.chunk = 448, .trained = 600}, "dual chunk");
+  check(CachePositions{.sinks = 4, .recent = 1000}, "cache positions");
+}
+
+/// The engine that is the definition has the keys that kernels have.
+TEST(RotateOnRead, ByTheDefinition) {
+  const Rope<HalfSplit> rope(kDim, 10000.0);
+  const Tensors t(2, 150, 89);
+  PagedCache<bf16> cache({.pages = 3, .page_size = 64, .kv_heads = kKvHeads, .head_dim = kDim, .value_dim = kValueDim});
+  const SequenceId raw = cache.open();
+  ASSERT_EQ(cache.append(raw, t.k_view(), t.v_view()), Appended::kDone);
+  const AnyScheme scheme = AnyScheme::of(ReRope{.window = 70});
+  const Result exact = run(rotary_attention<Naive>(rope, scheme), t.q_view(), cache.view(raw));
+  const Result fast = run(rotary_attention(rope, scheme), t.q_view(), cache.view(raw));
+  EXPECT_TRUE(
+      near(fast.out, std::vector<double>(exact.out.begin(), exact.out.end()), WordsOf<bf16>::kPer == 1 ? 4e-6 : 0.02));
 }
 
 TEST(RotateOnRead, PoliciesSeeTruePositions) {

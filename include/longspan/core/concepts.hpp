@@ -122,14 +122,13 @@ struct MadeKeys {
 /// A source whose runs hold what its keys are made of (rotary_attention.hpp), and not what kernels multiply; values are
 /// what runs say. A kernel makes itself a key maker for each task, out of S::key_maker_floats(head_dim) floats, and
 /// asks it for keys where it would have read them:
-///   words<Words>(kv_head, keys, place, ahead)   the keys [keys.begin, keys.end) of the source, which are at positions
-///                                        of one block of 64, from `place` of it on, as MadeKeys; valid until the
-///                                        next call
-/// It calls ahead.step_lines() about once for each word of a row. And where a source's runs are dimension-major, packed
-/// as words are, keys can be made as they are read, without memory in between:
+///   words<Words>(kv_head, keys, place)   the keys [keys.begin, keys.end) of the source, which are at positions of one
+///                                  block of 64, from `place` of it on, as MadeKeys; valid until the next call
+/// Where a source's runs are dimension-major and packed as words are, keys can be made as they are read, too:
 ///   reads_columns<Words>()         whether they can
 ///   column_reader<Words>(block)    who does, in the place of WordColumns (kernel/products.hpp), for the keys at
-///                                  positions [block, block + 64); from(j) is the same from key j of the block on
+///                                  positions [block, block + 64); from(j) is the same from key j of the block on;
+///                                  valid until the next call, also of words()
 template <class S>
 concept MakesKeys = KeyValueSource<S> && requires(const S& source, float* memory, Index kv_head) {
   { S::key_maker_floats(kv_head) } -> std::same_as<Index>;

@@ -45,8 +45,48 @@ LONGSPAN_INLINE float fma(float a, float b, float c) {
 }
 LONGSPAN_INLINE double fma(double a, double b, double c) { return std::fma(a, b, c); }
 
+using DoubleLanes = xsimd::batch<double>;
+inline constexpr int kDoubleLanes = static_cast<int>(DoubleLanes::size);
+
+/// a·b + c in one rounding on every machine, as std::fma.
+LONGSPAN_INLINE DoubleLanes fma(const DoubleLanes& a, const DoubleLanes& b, const DoubleLanes& c) {
+#if defined(__AVX512F__)
+  return DoubleLanes(_mm512_fmadd_pd(a, b, c));
+#elif defined(__FMA__) || defined(__aarch64__)
+  return xsimd::fma(a, b, c);
+#else
+  alignas(64) double x[kDoubleLanes], y[kDoubleLanes], z[kDoubleLanes];
+  a.store_aligned(x), b.store_aligned(y), c.store_aligned(z);
+  for (int i = 0; i < kDoubleLanes; ++i) z[i] = std::fma(x[i], y[i], z[i]);
+  return DoubleLanes::load_aligned(z);
+#endif
+}
+/// As floats, to the nearest.
+LONGSPAN_INLINE void store_floats(float* p, const DoubleLanes& x) {
+#if defined(__AVX512F__)
+  _mm256_storeu_ps(p, _mm512_cvtpd_ps(x));
+#elif defined(__AVX__)
+  _mm_storeu_ps(p, _mm256_cvtpd_ps(x));
+#else
+  alignas(64) double t[kDoubleLanes];
+  x.store_aligned(t);
+  for (int i = 0; i < kDoubleLanes; ++i) p[i] = static_cast<float>(t[i]);
+#endif
+}
+
 LONGSPAN_INLINE Lanes load(const float* p) { return Lanes::load_unaligned(p); }
 LONGSPAN_INLINE void store(float* p, const Lanes& x) { x.store_unaligned(p); }
+
+/// x, in a register: compilers would load it from memory once more for each instruction that can.
+LONGSPAN_INLINE Lanes held(const Lanes& x) {
+#if defined(__AVX512F__) && (defined(__GNUC__) || defined(__clang__))
+  __m512 bits = x;
+  __asm__("" : "+v"(bits));
+  return Lanes(bits);
+#else
+  return x;
+#endif
+}
 
 /// Asks for the cache line of p, to read or to write it; never faults.
 template <bool Write = false>

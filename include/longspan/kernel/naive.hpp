@@ -10,7 +10,6 @@
 #include <limits>
 #include <vector>
 
-#include <longspan/kernel/ahead.hpp>
 #include <longspan/kernel/plan.hpp>
 #include <longspan/kernel/words.hpp>
 
@@ -40,8 +39,7 @@ auto product_with(const std::vector<float>& q, const Source& source, Index kv_he
     std::vector<float> memory(static_cast<std::size_t>(Source::key_maker_floats(source.head_dim())));
     auto maker = source.key_maker(memory.data(), kv_head);
     return [=, memory = std::move(memory)](Index j, Index place, const auto&, Index) mutable {
-      Ahead none;
-      const MadeKeys made = maker.template words<FloatWords>(0, {j, j + 1}, place, none);
+      const MadeKeys made = maker.template words<FloatWords>(0, {j, j + 1}, place);
       return dot([&](Index d) {
         return made.rows ? made.words[place * made.stride + d] : made.words[d * made.stride + place];
       });

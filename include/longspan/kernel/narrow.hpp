@@ -273,7 +273,7 @@ class NarrowKernel {
             scores<queries(), vectors()>(read.from(v * kLanes), reader_.at() + v, reader_.dim_stride(), v, ahead);
         });
       }
-    const MadeKeys made = reader_.columns(p_, kv_head_, keys, key_, ahead);
+    const MadeKeys made = reader_.columns(p_, kv_head_, keys, key_);
     const auto add = [&](auto queries, auto vectors, Index v) LONGSPAN_LAMBDA {
       const float* at[vectors()];
       for (Index i = 0; i < vectors(); ++i) at[i] = made.words + (v + i) * kLanes;

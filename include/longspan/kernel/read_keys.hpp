@@ -2,7 +2,6 @@
 // Keys that a kernel does not multiply where they lie.
 
 #include <longspan/core/transpose.hpp>
-#include <longspan/kernel/ahead.hpp>
 #include <longspan/kernel/words.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -70,13 +69,13 @@ class KeyReader {
   }
 
   /// The keys at the positions `keys`, all of one block.
-  MadeKeys words(const P& problem, Index kv_head, Interval keys, Ahead& ahead) requires kMakes {
+  MadeKeys words(const P& problem, Index kv_head, Interval keys) requires kMakes {
     const Index first = problem.first_key;
-    return maker_.template words<Words>(kv_head, {keys.begin - first, keys.end - first}, keys.begin % kBlock, ahead);
+    return maker_.template words<Words>(kv_head, {keys.begin - first, keys.end - first}, keys.begin % kBlock);
   }
   /// … as columns in any case; `memory` is for kBlock keys.
-  MadeKeys columns(const P& problem, Index kv_head, Interval keys, float* memory, Ahead& ahead) requires kMakes {
-    const MadeKeys made = words(problem, kv_head, keys, ahead);
+  MadeKeys columns(const P& problem, Index kv_head, Interval keys, float* memory) requires kMakes {
+    const MadeKeys made = words(problem, kv_head, keys);
     if (!made.rows) return made;
     const Index place = keys.begin % kBlock, dim = ceil_div(problem.source.head_dim(), Words::kPer);
     transpose(made.words + place * made.stride, made.stride, keys.size(), dim, memory + place, kBlock);

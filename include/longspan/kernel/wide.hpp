@@ -176,7 +176,7 @@ class WideKernel {
       });
     };
     if constexpr (KeyReader<P>::kMakes) {
-      const MadeKeys made = reader_.words(p_, kv_head_, tile.keys, ahead);
+      const MadeKeys made = reader_.words(p_, kv_head_, tile.keys);
       const Index place = tile.keys.begin - tile.block;
       if (made.rows) return add(std::true_type{}, made.words + place * made.stride, made.stride, tile.keys);
       add(std::false_type{}, made.words + place, made.stride, tile.keys);

@@ -149,8 +149,8 @@ class FourBitMaker {
   static Index floats(Index head_dim) { return ceil_div(head_dim, 8) * 8 * kBlock; }
 
   /// Columns. See MakesKeys.
-  template <class Words, class Ahead>
-  MadeKeys words(Index kv_head, Interval keys, Index place, Ahead& ahead) {
+  template <class Words>
+  MadeKeys words(Index kv_head, Interval keys, Index place) {
     const Index head = first_head_ + kv_head, dim = source_.head_dim();
     for (Index i = keys.begin, size; i < keys.end; i += size) {
       const auto run = source_.run(head, i);
@@ -160,7 +160,7 @@ class FourBitMaker {
       if constexpr (Words::kWhole) {
         // vectors of keys as they stand in the block, of which all may be read and written
         if (to % kLanes == 0 && run.readable >= ceil_div(size, kLanes) * kLanes) {
-          for (Index j = 0; j < size; j += kLanes) make_vector(run, j, dim, memory_ + to + j, ahead);
+          for (Index j = 0; j < size; j += kLanes) make_vector(run, j, dim, memory_ + to + j);
           continue;
         }
       }
@@ -208,8 +208,7 @@ class FourBitMaker {
  private:
 #if defined(LONGSPAN_INTEGER_DOT_PRODUCTS)
   /// 16 keys.
-  template <class Ahead>
-  static void make_vector(const KeyValueRun<i4>& run, Index j, Index dim, float* to, Ahead& ahead) {
+  static void make_vector(const KeyValueRun<i4>& run, Index j, Index dim, float* to) {
     const auto bytes = [](const std::uint8_t* p) LONGSPAN_LAMBDA {  // each of 16 bytes in all four of a word
       const __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
       return _mm512_mullo_epi32(x, _mm512_set1_epi32(0x01010101));
@@ -221,7 +220,6 @@ class FourBitMaker {
         const __m512i codes = _mm512_loadu_si512(run.key + d / 8 * run.dim_stride + j * 4);
         _mm512_storeu_si512(to + d / 4 * kBlock, numbers.lower(codes));
         _mm512_storeu_si512(to + (d / 4 + 1) * kBlock, numbers.upper(codes));
-        ahead.step_lines();
       }
     }
   }

@@ -76,10 +76,10 @@ class RopeTable : public detail::Rotations<RopeTable<Layout>, Layout> {
   std::vector<float> values_;  // [positions, 2, rotary_dim / 2]: cosines, then sines
 };
 
-/// The angles of all positions from a table of `block` offsets, whatever the position: those of its block are computed
-/// when a call comes to the block, and combined with the offset's. Made by Rope::blocks. Right to 1 ulp of float as
-/// Rope, but not bit for bit the same (one angle in millions differs): use one of the two for a cache.
-/// 8 · rotary_dim bytes per offset.
+/// The angles of all positions from small tables, whatever the position: those of its block are computed when a call
+/// comes to the block, and those of its offset added in two steps, to a multiple of 8 and from there. Made by
+/// Rope::blocks. Right to 1 ulp of float as Rope, but not bit for bit the same (one angle in millions differs): use one
+/// of the two for a cache. 8 · rotary_dim bytes for each 8 positions of a block, and at most 64 · rotary_dim more.
 template <PairLayout Layout>
 class RopeBlocks : public detail::Rotations<RopeBlocks<Layout>, Layout> {
  public:
@@ -101,52 +101,78 @@ class RopeBlocks : public detail::Rotations<RopeBlocks<Layout>, Layout> {
       }
     }
   }
-  Index bytes() const { return std::ssize(offsets_) * Index{sizeof(double)}; }
+  Index bytes() const { return (std::ssize(units_) + std::ssize(steps_)) * Index{sizeof(double)}; }
 
  private:
   friend class Rope<Layout>;
   friend class BlockAngles<Layout>;
   friend class detail::Rotations<RopeBlocks<Layout>, Layout>;
 
+  static constexpr Index kStep = 8;
+
   RopeBlocks(std::vector<double> inverse_frequencies, double attention_factor, Index block)
       : inverse_frequencies_(std::move(inverse_frequencies)),
         attention_factor_(attention_factor),
         block_(block),
-        offsets_(static_cast<std::size_t>(block * 2 * half())) {
-    double* to = offsets_.data();
-    for (Index offset = 0; offset < block; ++offset, to += 2 * half())
-      detail::cosines_and_sines(static_cast<double>(offset), inverse_frequencies_.data(), half(), attention_factor_, to,
-                                to + half());
-  }
+        units_(table(std::min(block, kStep), 1, attention_factor)),
+        steps_(table(ceil_div(block, kStep), kStep, 1)) {}
+
   Index half() const { return static_cast<Index>(inverse_frequencies_.size()); }
+  /// Of offsets 0, by, 2·by, …: [size, 2, rotary_dim / 2], cosines, then sines.
+  std::vector<double> table(Index size, Index by, double factor) const {
+    std::vector<double> angles(static_cast<std::size_t>(size * 2 * half()));
+    for (Index i = 0; i < size; ++i) {
+      double* const to = angles.data() + i * 2 * half();
+      detail::cosines_and_sines(static_cast<double>(i * by), inverse_frequencies_.data(), half(), factor, to,
+                                to + half());
+    }
+    return angles;
+  }
+  /// What is below this as a float is computed: sums of angles are right within 2^-51, which is nothing for floats that
+  /// are not smaller.
+  float least() const { return static_cast<float>(0x1p-24 * attention_factor_); }
+
+  /// cos, sin(a + b) for `count` pairs.
+  static LONGSPAN_INLINE void add(const double* __restrict cos_a, const double* __restrict sin_a,
+                                  const double* __restrict cos_b, const double* __restrict sin_b, Index count,
+                                  double* __restrict cosine, double* __restrict sine) {
+    for (Index i = 0; i < count; ++i) {
+      cosine[i] = std::fma(cos_a[i], cos_b[i], -(sin_a[i] * sin_b[i]));
+      sine[i] = std::fma(sin_a[i], cos_b[i], cos_a[i] * sin_b[i]);
+    }
+  }
 
   class Angles {
    public:
     explicit Angles(const RopeBlocks& blocks) : b_(blocks) {}
     std::pair<const float*, const float*> at(Index position, Index begin, Index count) {
-      const Index block = position / b_.block_, first = block * b_.block_;
+      const Index block = position / b_.block_, offset = position % b_.block_, half = b_.half();
       const double* const frequency = b_.inverse_frequencies_.data() + begin;
       if (block != block_ || begin != begin_) {
-        detail::cosines_and_sines(static_cast<double>(first), frequency, count, 1.0, of_block_[0], of_block_[1]);
-        block_ = block, begin_ = begin;
+        detail::cosines_and_sines(static_cast<double>(position - offset), frequency, count, 1.0, of_block_[0],
+                                  of_block_[1]);
+        block_ = block, begin_ = begin, step_ = -1;
       }
-      const double* const offset = b_.offsets_.data() + (position - first) * 2 * b_.half() + begin;
-      // Both are right within 2^-52, so what comes out is, too: for floats of 2^-24 and more that is nothing.
-      if (combine(offset, offset + b_.half(), count, 0x1p-24 * b_.attention_factor_))
+      if (offset / kStep != step_) {
+        step_ = offset / kStep;
+        const double* const step = b_.steps_.data() + step_ * 2 * half + begin;
+        add(of_block_[0], of_block_[1], step, step + half, count, of_step_[0], of_step_[1]);
+      }
+      const double* const unit = b_.units_.data() + offset % kStep * 2 * half + begin;
+      if (round_sum(unit, unit + half, count))
         detail::cosines_and_sines(static_cast<double>(position), frequency, count, b_.attention_factor_, cosine_,
                                   sine_);
       return {cosine_, sine_};
     }
 
    private:
-    /// cos, sin(a + b); whether one of them is below `small`.
-    LONGSPAN_INLINE bool combine(const double* __restrict cosine, const double* __restrict sine, Index count,
-                                 double small) {
-      const float least = static_cast<float>(small);
+    /// The step's and these as floats; whether one of them is too small.
+    LONGSPAN_INLINE bool round_sum(const double* __restrict cosine, const double* __restrict sine, Index count) {
+      const float least = b_.least();
       int below = 0;
       for (Index i = 0; i < count; ++i) {
-        const double c = std::fma(of_block_[0][i], cosine[i], -(of_block_[1][i] * sine[i]));
-        const double s = std::fma(of_block_[1][i], cosine[i], of_block_[0][i] * sine[i]);
+        double c, s;
+        add(of_step_[0] + i, of_step_[1] + i, cosine + i, sine + i, 1, &c, &s);
         cosine_[i] = static_cast<float>(c);
         sine_[i] = static_cast<float>(s);
         below |= (std::abs(cosine_[i]) < least ? 1 : 0) | (std::abs(sine_[i]) < least ? 1 : 0);
@@ -155,15 +181,17 @@ class RopeBlocks : public detail::Rotations<RopeBlocks<Layout>, Layout> {
     }
 
     const RopeBlocks& b_;
-    Index block_ = -1, begin_ = -1;
+    Index block_ = -1, begin_ = -1, step_ = -1;
     alignas(64) double of_block_[2][detail::kAngles];
+    alignas(64) double of_step_[2][detail::kAngles];
     alignas(64) float cosine_[detail::kAngles], sine_[detail::kAngles];
   };
 
   std::vector<double> inverse_frequencies_;
   double attention_factor_;
   Index block_;
-  std::vector<double> offsets_;  // [block, 2, rotary_dim / 2]: cosines, then sines, times the attention factor
+  std::vector<double> units_;  // of 0 … 7, times the attention factor
+  std::vector<double> steps_;  // of 0, 8, 16, … below the block
 };
 
 /// Rotary position embedding of the first rotary_dim elements of each row. Su et al., "RoFormer" (2021), equation 34.
