@@ -10,6 +10,7 @@
 #include <longspan/core/memory.hpp>
 #include <longspan/core/simd.hpp>
 #include <longspan/kernel/isa.hpp>
+#include <longspan/kernel/words.hpp>
 
 namespace bench {
 namespace {
@@ -48,13 +49,24 @@ double median(std::vector<double> x) {
 
 /// The kernels' register tile full of independent chains: more than ports × latency on every CPU that has so many
 /// registers, and no loads. Chains begin apart (or the compiler computes them once) and tend to 1.
+constexpr int kChains = ls::kTileKeys * ls::kTileVectors;
 [[gnu::noinline]] float fma_chains(float by, Index rounds) {
-  constexpr int kChains = ls::kTileKeys * ls::kTileVectors;
   Lanes a[kChains];
   ls::unroll<kChains>([&](auto i) LONGSPAN_LAMBDA { a[i] = Lanes(by + 0.01f * static_cast<float>(i)); });
   const Lanes factor(by), plus(1.f - by);
   for (Index round = 0; round < rounds; ++round)
     ls::unroll<kChains>([&](auto i) LONGSPAN_LAMBDA { a[i] = ls::fma(a[i], factor, plus); });
+  ls::unroll<kChains - 1>([&](auto i) LONGSPAN_LAMBDA { a[0] = a[0] + a[i + 1]; });
+  return a[0].get(0);
+}
+
+/// The same of what products of bf16 are made of.
+[[gnu::noinline]] float dot_chains(float by, Index rounds) {
+  Lanes a[kChains];
+  ls::unroll<kChains>([&](auto i) LONGSPAN_LAMBDA { a[i] = Lanes(by + 0.01f * static_cast<float>(i)); });
+  const Lanes x(by), y(1.f - by);
+  for (Index round = 0; round < rounds; ++round)
+    ls::unroll<kChains>([&](auto i) LONGSPAN_LAMBDA { a[i] = ls::WordsOf<ls::bf16>::add(a[i], x, y); });
   ls::unroll<kChains - 1>([&](auto i) LONGSPAN_LAMBDA { a[0] = a[0] + a[i + 1]; });
   return a[0].get(0);
 }
@@ -79,22 +91,28 @@ volatile float sink;  // results that nobody reads have to go somewhere
 
 }  // namespace
 
-double fma_peak(Index threads) {
+namespace {
+/// FLOP/s of such chains, of which each step is `flops` a lane.
+template <class Chains>
+double peak(Index threads, double flops, const Chains& chains) {
   constexpr int kRuns = 5, kRounds = 2000;
-  constexpr double kFlops = 2.0 * ls::kTileKeys * ls::kTileVectors * ls::kLanes * kRounds;
   std::vector<double> rates;
   for (int run = 0; run < kRuns; ++run) {
     std::atomic<Index> calls = 0;
     const double elapsed = together(threads, [&](Index) {
       const auto end = Clock::now() + std::chrono::milliseconds(2);
       Index mine = 0;
-      for (; mine == 0 || Clock::now() < end; ++mine) sink = fma_chains(0.5f, kRounds);
+      for (; mine == 0 || Clock::now() < end; ++mine) sink = chains(0.5f, kRounds);
       calls += mine;
     });
-    rates.push_back(kFlops * static_cast<double>(calls) / elapsed);
+    rates.push_back(flops * kChains * ls::kLanes * kRounds * static_cast<double>(calls) / elapsed);
   }
   return median(rates);
 }
+}  // namespace
+
+double fma_peak(Index threads) { return peak(threads, 2, fma_chains); }
+double dot_peak(Index threads) { return peak(threads, 2 * ls::WordsOf<ls::bf16>::kPer, dot_chains); }
 
 double read_bandwidth(Index threads) {
   constexpr int kRuns = 3;

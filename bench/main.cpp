@@ -37,8 +37,11 @@ void run(const bench::Row& row, benchmark::State& state) {
   meter.probe();
 
   const auto set = [&](const char* name, double value) { state.counters[name] = value; };
-  const bool compute = workload.limit == Limit::kFmaPeak;
-  const std::string limit = compute ? "fma_peak" : workload.limit == Limit::kCopyBandwidth ? "memcpy" : "read_bw";
+  const bool compute = is_arithmetic(workload.limit);
+  const std::string limit = workload.limit == Limit::kFmaPeak         ? "fma_peak"
+                            : workload.limit == Limit::kDotPeak       ? "dot_peak"
+                            : workload.limit == Limit::kCopyBandwidth ? "memcpy"
+                                                                      : "read_bw";
   set(("of_" + limit).c_str(), meter.fraction());
   set(limit.c_str(), meter.limit());
   set("flops", workload.flops / meter.seconds());
@@ -57,8 +60,8 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::AddCustomContext("isa", longspan::kIsa.name);
   benchmark::AddCustomContext("compiler", __VERSION__);
-  for (const auto& rows : {bench::prefill_rows(), bench::decode_rows(), bench::policy_rows(), bench::position_rows(),
-                           bench::contract_rows_on(), bench::contract_rows_off()})
+  for (const auto& rows : {bench::prefill_rows(), bench::decode_rows(), bench::latent_rows(), bench::policy_rows(),
+                           bench::position_rows(), bench::contract_rows_on(), bench::contract_rows_off()})
     for (const bench::Row& row : rows)
       benchmark::RegisterBenchmark(row.name.c_str(), [row](benchmark::State& state) {
         run(row, state);

@@ -38,7 +38,7 @@ struct Workload {
   std::function<void()> call = {};
 
   /// What `limit` counts.
-  double amount() const { return limit == Limit::kFmaPeak ? flops : bytes; }
+  double amount() const { return is_arithmetic(limit) ? flops : bytes; }
 };
 
 /// A workload by name. Memory is only taken when it is made.
@@ -48,6 +48,7 @@ struct Row {
 };
 std::vector<Row> prefill_rows();
 std::vector<Row> decode_rows();
+std::vector<Row> latent_rows();
 std::vector<Row> policy_rows();
 std::vector<Row> position_rows();
 std::vector<Row> contract_rows_on();

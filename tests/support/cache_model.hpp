@@ -22,7 +22,7 @@ class CacheModel {
   using Tokens = std::vector<Token>;
   static constexpr PagedShape kShape{.pages = 90, .page_size = 4, .kv_heads = 1, .head_dim = 2, .value_dim = 1};
 
-  explicit CacheModel(std::uint64_t seed) : random_(seed) {}
+  explicit CacheModel(std::uint64_t seed, bool latent = false) : random_(seed), latent_(latent) {}
   ~CacheModel() { std::remove(file_.c_str()); }
 
   /// One operation, and a check of what it touched.
@@ -107,6 +107,11 @@ class CacheModel {
     Tokens tokens;
   };
 
+  PagedShape shape() const {
+    PagedShape shape = kShape;
+    shape.latent = latent_;
+    return shape;
+  }
   static Numbers content(const Tokens& tokens) {
     Numbers numbers;
     Index number = 1;
@@ -203,7 +208,7 @@ class CacheModel {
     for (const Sequence& s : sequences_) entries.push_back({s.id, s.tokens});
     save_snapshot(file_, cache_, entries);
     const Snapshot<float> snapshot(file_);
-    PagedCache<float> other(kShape);
+    PagedCache<float> other(shape());
     const auto loaded = snapshot.load(other);
     ASSERT_TRUE(loaded.has_value());
     ASSERT_EQ(loaded->size(), sequences_.size());
@@ -221,7 +226,8 @@ class CacheModel {
   }
 
   Random random_;
-  PagedCache<float> cache_{kShape};
+  bool latent_;
+  PagedCache<float> cache_{shape()};
   PrefixIndex<float> index_{cache_};
   std::vector<Sequence> sequences_;
   std::set<Tokens> known_;  // all prefixes, of whole pages, that the index holds
@@ -230,8 +236,8 @@ class CacheModel {
   std::string file_ = ::testing::TempDir() + "longspan_model_" + std::to_string(::getpid()) + ".snapshot";
 };
 
-inline void random_load(std::uint64_t seed, Index steps) {
-  CacheModel model(seed);
+inline void random_load(std::uint64_t seed, Index steps, bool latent = false) {
+  CacheModel model(seed, latent);
   for (Index step = 0; step < steps; ++step) {
     model.step();
     if (step % 500 == 0) model.check_all();

@@ -160,6 +160,11 @@ void hold(const std::string& policies, const Attend& attend, Index heads = 0) {
   chunks(attend, cases::Tensors({66, 2100, h, h, 24, 20}, 5));
   batches(attend, 4200, h, h / 2, two, three);
   if (heads == 0) {
+    for (const cases::Shape& shape : {cases::Shape{1, 2100, 130, 1, 24, 20}, {3, 4200, 48, 2, 24, 20}}) {  // as lanes
+      SCOPED_TRACE(shape.name());
+      kernels_pages_threads(attend, cases::Tensors(shape, 3), two, three);
+    }
+    heads_alone(attend, cases::Tensors({2, 2200, 32, 1, 24, 20}, 9));
     heads_alone(attend, cases::Tensors({40, 130, 7, 1, 24, 20}, 9));
     heads_alone(attend, cases::Tensors({3, 2200, 12, 2, 24, 20}, 9));
   }

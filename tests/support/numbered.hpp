@@ -33,6 +33,7 @@ Outcome append(PagedCache<T>& cache, SequenceId id, const Numbers& tokens, Index
       for (Index d = 0; d < shape.head_dim; ++d) keys.push_back(element(n, h, d, false));
       for (Index d = 0; d < shape.value_dim; ++d) values.push_back(element(n, h, d, true));
     }
+  if (shape.latent) return cache.append(id, view(keys, std::ssize(tokens), shape.kv_heads, shape.head_dim), layer);
   return cache.append(id, view(keys, std::ssize(tokens), shape.kv_heads, shape.head_dim),
                       view(values, std::ssize(tokens), shape.kv_heads, shape.value_dim), layer);
 }
@@ -45,11 +46,12 @@ Numbers read_head(const PagedView<T>& view, Index h) {
     const auto run = view.run(h, at);
     for (Index j = 0; j < run.size; ++j, ++at) {
       const Index number = static_cast<Index>(static_cast<float>(*run.key_at(j, 0))) / 32;
+      const bool latent = run.value == run.key;
       bool right = true;
       for (Index d = 0; d < view.head_dim(); ++d)
         right &= static_cast<float>(*run.key_at(j, d)) == element(number, h, d, false);
       for (Index d = 0; d < view.value_dim(); ++d)
-        right &= static_cast<float>(*run.value_at(j, d)) == element(number, h, d, true);
+        right &= static_cast<float>(*run.value_at(j, d)) == element(number, h, d, !latent);
       got.push_back(right ? number : -1);
     }
   }

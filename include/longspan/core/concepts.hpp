@@ -100,6 +100,13 @@ struct KeyValueRun {
   }
 };
 
+/// Whether the values of a run are the first elements of its keys, in place (multi-head latent attention).
+template <class Element>
+bool values_in_keys(const KeyValueRun<Element>& run, Index head_dim, Index value_dim) {
+  return run.value == run.key && run.key != nullptr && run.value_stride == run.key_stride && run.dim_stride == 1 &&
+         run.key_pack == 1 && run.value_pack == 1 && value_dim <= head_dim;
+}
+
 /// Where keys and values are: `run(kv_head, i)` hands out the longest run in place that begins with key i, never an
 /// empty one. A small value: it is copied for every task, and read by several threads at once.
 template <class S>

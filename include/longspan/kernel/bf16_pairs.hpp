@@ -122,7 +122,10 @@ struct Bf16Pairs : FloatSums {
   template <class T>
   static void encode(const T* row, Index dim, float* words) {
     auto* to = reinterpret_cast<bf16*>(words);
-    convert(row, dim, to);
+    Index d = 0;
+    if constexpr (Fp8Element<T>)
+      for (; d + kPer * kLanes <= dim; d += kPer * kLanes) store(words + d / kPer, load(row + d));
+    convert(row + d, dim - d, to + d);
     if (dim % 2 != 0) to[dim] = bf16();
   }
 

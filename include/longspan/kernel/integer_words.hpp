@@ -2,6 +2,7 @@
 // Words of four whole numbers of eight bits, for the machines that multiply and add those: AVX512_VNNI.
 
 #include <longspan/core/bytes.hpp>
+#include <longspan/core/index.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
 
@@ -104,7 +105,7 @@ struct IntegerWords {
   static LONGSPAN_INLINE Lanes scale(const Lanes& largest) {  // the second product is 0, or NaN
     return fma(largest, Lanes(1 / kWeights), largest * Lanes(0.f));
   }
-  static LONGSPAN_INLINE void store_digits(const Lanes (&weights)[4], const Lanes& by, float* upper, float* lower) {
+  static LONGSPAN_INLINE void store_four(const Lanes (&weights)[4], const Lanes& by, float* upper, float* lower) {
     const auto two = [&](int i) LONGSPAN_LAMBDA {  // weights i and i + 2
       return _mm512_or_si512(_mm512_cvtps_epi32(weights[i] * by),
                              _mm512_slli_epi32(_mm512_cvtps_epi32(weights[i + 2] * by), 16));
@@ -113,6 +114,20 @@ struct IntegerWords {
     constexpr int kSelect = 0xca;  // a ? b : c
     _mm512_store_si512(upper, _mm512_ternarylogic_epi32(low, _mm512_srli_epi32(even, 8), odd, kSelect));
     _mm512_store_si512(lower, _mm512_ternarylogic_epi32(low, even, _mm512_slli_epi32(odd, 8), kSelect));
+  }
+
+  /// All of it for the weights of some keys of a block, whole groups of four, `stride` floats apart; words are as far
+  /// apart, those of the lower digits `digit` floats behind the upper ones. Returns the scales.
+  static Lanes store_digits(const float* weights, Index stride, Interval keys, float* words, Index digit) {
+    const auto weight = [&](Index key) LONGSPAN_LAMBDA { return Lanes::load_aligned(weights + key * stride); };
+    Lanes largest(0.f);
+    for (Index key = keys.begin; key < keys.end; ++key) largest = larger(largest, weight(key));
+    const Lanes by = inverse(largest);
+    for (Index key = keys.begin; key < keys.end; key += kPer) {
+      float* const upper = words + key / kPer * stride;
+      store_four({weight(key), weight(key + 1), weight(key + 2), weight(key + 3)}, by, upper, upper + digit);
+    }
+    return scale(largest);
   }
 
   /// Words of the first elements of four rows, as many as make whole vectors; returns how many.

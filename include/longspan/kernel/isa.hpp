@@ -35,7 +35,14 @@ inline constexpr IsaTiles kIsa{"baseline", 4, 3, 4, 2, 8, 1, 4};
 
 inline constexpr int kTileKeys = kIsa.wide_keys;
 inline constexpr int kTileVectors = kIsa.wide_vectors;
-inline constexpr Index kWideRows = kTileVectors * kLanes;  ///< the most queries of a task of the wide kernel
+inline constexpr Index kWideRows = kTileVectors * kLanes;  ///< the most queries that the wide kernel computes at a time
+
+/// Least, see below, for a register tile of queries × vectors: usual tiles are for groups of every size, the tall one
+/// for those of 7 and 8.
+constexpr int least_queries(int queries, int vectors) {
+  if (queries == kIsa.tall_queries) return vectors == kIsa.tall_vectors ? queries - 1 : queries;
+  return vectors == kIsa.narrow_vectors ? 1 : queries;
+}
 
 /// Calls f(integral_constant n, i) for the parts [i, i + n) of a range: of Tile, then smaller ones for the rest. Each n
 /// is code of its own: there are all down to Least, and below it powers of two.

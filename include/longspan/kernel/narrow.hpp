@@ -186,12 +186,6 @@ class NarrowKernel {
   LONGSPAN_INLINE void for_each_query(F&& f) const {
     in_tiles<Tile, Least>(first_, first_ + group_queries_, f);
   }
-  /// Register tiles of queries × vectors as with_tile chooses them are for groups of every size; the tall one of 7
-  /// and 8.
-  static constexpr int least(int queries, int vectors) {
-    if (queries == kIsa.tall_queries) return vectors == kIsa.tall_vectors ? queries - 1 : queries;
-    return vectors == kIsa.narrow_vectors ? 1 : queries;
-  }
 
   /// The keys of a tile for some KV heads, in memory's order: regions of keys, then regions of values; while one is
   /// computed with, the next is asked for.
@@ -288,7 +282,7 @@ class NarrowKernel {
   /// Of the vectors of keys [v, v + Vectors), which lie at `key`, as columns that are dim_stride elements apart.
   template <int Queries, int Vectors, class Read, class T>
   void scores(const Read& read, const T* const* key, Index dim_stride, Index v, Ahead& ahead) {
-    for_each_query<Queries, least(Queries, Vectors)>([&](auto n, Index i) LONGSPAN_LAMBDA {
+    for_each_query<Queries, least_queries(Queries, Vectors)>([&](auto n, Index i) LONGSPAN_LAMBDA {
       narrow_scores<Words, decltype(n)::value, Vectors>(read, key, dim_stride, words_, query_ + i * query_words_,
                                                         query_words_, weight_ + i * kBlock + v * kLanes, kBlock,
                                                         key_scale_ + v * kLanes, ahead);
@@ -350,7 +344,7 @@ class NarrowKernel {
       } else {
         with_tile([&](auto queries, auto vectors) LONGSPAN_LAMBDA {
           const auto columns = [&](auto width, Index d) LONGSPAN_LAMBDA {
-            for_each_query<queries(), least(queries(), width())>(
+            for_each_query<queries(), least_queries(queries(), width())>(
                 [&](auto n, Index i) LONGSPAN_LAMBDA { add_to(n, width, std::false_type{}, i, d); });
           };
           Index d = 0;

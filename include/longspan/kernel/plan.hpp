@@ -64,9 +64,11 @@ struct Plan {
 template <KeyValueSource Source>
 double bytes_of(const Source& source, Index keys) {
   using Element = typename Source::Element;
-  const auto elements = static_cast<double>(source.head_dim() + source.value_dim());
+  if (keys == 0) return 0;
+  const bool latent = values_in_keys(source.run(0, 0), source.head_dim(), source.value_dim());
+  const auto elements = static_cast<double>(source.head_dim() + (latent ? 0 : source.value_dim()));
   return static_cast<double>(keys * source.kv_heads()) *
-         (elements * sizeof(Element) / kHeld<Element> + (kScaled<Element> ? 2 * sizeof(float) : 0));
+         (elements * sizeof(Element) / kHeld<Element> + (kScaled<Element> ? (latent ? 1 : 2) * sizeof(float) : 0));
 }
 
 /// Adds what one problem is, whatever engine solves it. O(queries · runs), or less where the mask has a formula.

@@ -72,10 +72,14 @@ struct RowSink {
 
   /// What rows of a head are multiplied by: 1 / denominator, or 0 for a row that saw nothing.
   LONGSPAN_INLINE Lanes factor(Index head, const Lanes& row_max, const Lanes& row_sum) const {
+    return factor(Lanes(logits.empty() ? 0.f : logits[static_cast<std::size_t>(head)]), row_max, row_sum);
+  }
+  /// … of rows of several heads, which have these sinks (that are not read where there are none).
+  LONGSPAN_INLINE Lanes factor(const Lanes& sinks, const Lanes& row_max, const Lanes& row_sum) const {
     if (max) return Lanes(1.f);
     Lanes numerator(1.f), denominator = row_sum;
     if (!logits.empty()) {  // the sink is a state without a value, and enters as all states do
-      const Lanes logit = fma(Lanes(logits[static_cast<std::size_t>(head)]), Lanes(kLog2e), Lanes(0.f));
+      const Lanes logit = fma(sinks, Lanes(kLog2e), Lanes(0.f));
       const Merged<Lanes> both(row_max, row_sum, logit, Lanes(1.f));
       numerator = both.of_a, denominator = both.sum;
     }

@@ -7,8 +7,8 @@
 
 namespace longspan::inline LONGSPAN_ISA {
 
-/// A part of one sequence's work. Wide: rows of one query head. Narrow: rows of the heads [heads.begin, heads.end) of
-/// each group, for all the KV heads.
+/// A part of one sequence's work: rows of the heads [heads.begin, heads.end) of each group, for all the KV heads. Wide:
+/// of one KV head, and of one head where rows are many.
 struct TaskRange {
   Interval rows;
   Interval kv_heads;
@@ -31,18 +31,23 @@ class Schedule {
  public:
   /// `first_query` is the first row's position, `row_period` as edges of the mask are (see below).
   Schedule(Kernel wanted, Shape q, Index keys, Index kv_heads, Index workers, Index first_query, Index row_period)
-      : kernel(wanted != Kernel::kAutomatic ? wanted : choose(q.tokens)),
+      : kernel(wanted != Kernel::kAutomatic ? wanted : choose(q.tokens, q.heads / kv_heads)),
         rows_(q.tokens),
         kv_heads_(kv_heads),
         group_(q.heads / kv_heads) {
+    // A task takes all it can, unless other workers would have nothing to do.
+    const bool splits_suffice = workers == 1 || keys >= kEnoughTasks * workers * kSplit;
     if (kernel == Kernel::kWide) {
-      task_rows_ = wide_rows(row_period);
+      const auto period = [&](Index row) { return floor_div(first_query + row, row_period); };
+      if (row_period > 0 && period(0) == period(rows_ - 1)) row_period = 0;  // no edge between the rows
+      if (few_rows() && group_ > 1)
+        take_heads(splits_suffice && q.dim <= kPanelsDim ? kPanelQueries : kWideRows, row_period);
+      else
+        task_rows_ = wide_rows(row_period);
       if (row_period > 0 && rows_ > 0) offset_ = floor_mod(first_query, task_rows_);
       return;
     }
-    // Keys of all heads are neighbours in memory: a task takes all it can, unless other workers would have nothing to
-    // do.
-    const bool splits_suffice = workers == 1 || keys >= kEnoughTasks * workers * kSplit;
+    // Keys of all heads are neighbours in memory.
     const auto room = [](Index taken) { return std::max<Index>(1, kQueries / taken); };
     task_heads_ = std::min(group_, kQueries);
     task_rows_ = std::min(std::max<Index>(rows_, 1), room(2 * task_heads_));
@@ -70,16 +75,24 @@ class Schedule {
             range(part % group_parts, task_heads_, group_)};
   }
 
+  /// Fewer than lanes of the wide kernel: its splits of the keys may be tasks.
+  bool few_rows() const { return kernel == Kernel::kNarrow || rows_ < kWideRows; }
+
   static constexpr Index kEnoughTasks = 4;  ///< per worker: with fewer, key splits of a decode are tasks too
 
  private:
   static constexpr Index kQueries = 128;  ///< of a narrow task: their states stay in the cache
+  static constexpr Index kPanelQueries = ceil_div(144, kWideRows) * kWideRows;  ///< of a wide one, in several panels,
+  static constexpr Index kPanelsDim = 640;                                      ///< up to this head_dim
 
-  /// The wide kernel pays for whole vectors of rows, the narrow one by the row, a tenth more for each: so that a call
-  /// never takes much longer for a row more (chunk/… in the benchmarks).
-  static Kernel choose(Index rows) {
-    const Index lanes = ceil_div(rows, kLanes) * kLanes;
-    return rows <= kLanes || (rows <= kWideRows && rows * 10 < lanes * 9) ? Kernel::kNarrow : Kernel::kWide;
+  /// The wide kernel pays for whole vectors of queries, the narrow one by the query, a tenth more for each, and more
+  /// where it has to transpose keys: from four fifths of the lanes on, wide, so that a call never takes much longer for
+  /// a query more (chunk/… in the benchmarks). Fewer than a vector, or 16, are bound by memory, whose order the narrow
+  /// kernel reads in.
+  static Kernel choose(Index rows, Index group) {
+    const Index queries = rows * group, lanes = ceil_div(queries, kLanes) * kLanes;
+    const bool fills = queries >= std::max<Index>(kLanes, 16) && queries * 5 >= lanes * 4;
+    return rows > kWideRows || fills ? Kernel::kWide : Kernel::kNarrow;
   }
 
   /// The most that registers hold, unless fewer rows end where the rule of the mask does: a task on both sides of such
@@ -88,6 +101,15 @@ class Schedule {
     for (Index vectors = kTileVectors; vectors > 0 && row_period > 0; --vectors)
       if (row_period % (vectors * kLanes) == 0) return vectors * kLanes;
     return kWideRows;
+  }
+
+  /// Heads as lanes: all of a group, if `most` queries hold them, and as many rows as then fit in. Tasks end where the
+  /// rule of the mask does, too.
+  void take_heads(Index most, Index row_period) {
+    const Index parts = ceil_div(group_, most);
+    task_heads_ = std::min(group_, ceil_div(ceil_div(group_, parts), kLanes) * kLanes);
+    task_rows_ = std::clamp<Index>(most / task_heads_, 1, std::max<Index>(rows_, 1));
+    while (row_period % kLanes == 0 && row_period > 0 && row_period % task_rows_ != 0) --task_rows_;
   }
 
   Index rows_, kv_heads_, group_;

@@ -61,7 +61,7 @@ LONGSPAN_INLINE Lanes scaled_weight(const Lanes& weight, const Lanes& scale) {
 }
 
 /// The first `keys` keys of a run as words, whatever their layout: rows, row_stride words apart, or (false is returned)
-/// columns, column_stride words apart, of keys up to the next whole vector.
+/// columns, column_stride words apart.
 template <class Element>
 bool encode_keys(const KeyValueRun<Element>& run, Index keys, Index dim, float* to, Index row_stride,
                  Index column_stride) {
@@ -70,18 +70,11 @@ bool encode_keys(const KeyValueRun<Element>& run, Index keys, Index dim, float* 
     for (Index j = 0; j < keys; ++j) Words::encode(run.key + j * run.key_stride, dim, to + j * row_stride);
     return true;
   }
-  if (Words::kPer == 1 && run.key_stride == 1 && run.key_pack == 1) {
-    for (Index d = 0; d < dim; ++d) Words::encode(run.key + d * run.dim_stride, keys, to + d * column_stride);
+  if (run.key_stride == run.key_pack && run.key_pack == Words::kPer) {
+    for (Index w = 0; w < ceil_div(dim, Words::kPer); ++w)
+      Words::encode(run.key + w * run.dim_stride, keys * Words::kPer, to + w * column_stride);
     return false;
   }
-  if constexpr (Words::kPer > 1)
-    if (run.key_stride == run.key_pack && run.key_pack == Words::kPer &&
-        run.readable >= ceil_div(keys, kLanes) * kLanes) {
-      for (Index w = 0; w < ceil_div(dim, Words::kPer); ++w)
-        for (Index j = 0; j < keys; j += kLanes)
-          store(to + w * column_stride + j, Words::load(run.key + w * run.dim_stride + j * Words::kPer));
-      return false;
-    }
   constexpr Index kPiece = 64;
   Element piece[kPiece];
   for (Index j = 0; j < keys; ++j)

@@ -7,6 +7,11 @@
 // page_size are multiples of their pack p (2 of 16 bits, 4 of 8): p dims of a key together, [head_dim/p][page_size][p],
 // and the values of p tokens, [page_size/p][value_dim][p]. Before them, where the elements have scales, are those of
 // the keys, [page_size] floats, and of the values.
+//
+// Latent pages hold values that are the beginning of their keys (multi-head latent attention in its absorbed form,
+// DeepSeek-V2, arXiv 2405.04434, section 2.1.2) once: token-major rows, [page_size][head_dim], which both products read
+// in place, and before them one scale a row. The queries that share them are many, so queries are lanes, and keys are
+// read as scalars: rows are as good as columns there, and values have to be rows.
 
 #include <algorithm>
 #include <cstddef>
@@ -27,6 +32,7 @@ struct PagedShape {
   Index value_dim = 0;  ///< 0: head_dim
   Index layers = 1;     ///< a page holds its tokens for all layers of the group
   Index window = 0;     ///< w: queries see at most the last w tokens (Window{w}), older pages are given back; 0: all
+  bool latent = false;  ///< values are the first value_dim elements of their keys, and take no memory of their own
 
   /// Pages that a sequence of `tokens` takes; with a window, of one that grew by at most a page at a time.
   Index pages_for(Index tokens) const {
@@ -42,8 +48,11 @@ struct PagedShape {
 template <StoredElement T>
 struct PageLayout {
   Index page_size = 0, head_dim = 0, value_dim = 0;
-  Index key_pack = 1, value_pack = 1;  ///< elements that stand together
-  Index keys_begin = 0;                ///< scales are before that
+  bool latent = false;
+  Index key_pack = 1, value_pack = 1;                      ///< elements that stand together
+  Index key_stride = 0, dim_stride = 0, value_stride = 0;  ///< as in KeyValueRun
+  Index value_scales = 0;                                  ///< scales before those of the values
+  Index keys_begin = 0;
   Index values_begin = 0;
   Index head_bytes = 0;  ///< of the whole part, a multiple of 4 where there are scales
 
@@ -52,11 +61,16 @@ struct PageLayout {
       : page_size(shape.page_size),
         head_dim(shape.head_dim),
         value_dim(shape.value_dim != 0 ? shape.value_dim : shape.head_dim),
-        key_pack(pack(head_dim)),
-        value_pack(pack(page_size)),
-        keys_begin(kScaled<T> ? 2 * page_size * kScale : 0),
-        values_begin(keys_begin + page_size * head_dim * kSize),
-        head_bytes(values_begin + page_size * value_dim * kSize) {
+        latent(shape.latent),
+        key_pack(latent ? 1 : pack(head_dim)),
+        value_pack(latent ? 1 : pack(page_size)),
+        key_stride(latent ? head_dim : key_pack),
+        dim_stride(latent ? 1 : page_size * key_pack),
+        value_stride(latent ? head_dim : value_dim * value_pack),
+        value_scales(latent ? 0 : page_size),
+        keys_begin(kScaled<T> ? (value_scales + page_size) * kScale : 0),
+        values_begin(latent ? keys_begin : keys_begin + page_size * head_dim * kSize),
+        head_bytes(keys_begin + page_size * (head_dim + (latent ? 0 : value_dim)) * kSize) {
     if (kScaled<T>) head_bytes = ceil_div(head_bytes, kScale) * kScale;
   }
 
@@ -68,34 +82,35 @@ struct PageLayout {
     const Index first = at & (value_pack - 1);  // packs are powers of two
     return {.size = std::min(page_size - at, left),
             .readable = page_size - at,
-            .key = keys + at * key_pack,
-            .key_stride = key_pack,
-            .dim_stride = page_size * key_pack,
-            .value = values + (at - first) * value_dim,
-            .value_stride = value_dim * value_pack,
+            .key = keys + at * key_stride,
+            .key_stride = key_stride,
+            .dim_stride = dim_stride,
+            .value = values + (at - first) / value_pack * value_stride,
+            .value_stride = value_stride,
             .key_pack = key_pack,
             .value_pack = value_pack,
             .value_first = first,
             .key_scale = scales ? scales + at : nullptr,
-            .value_scale = scales ? scales + page_size + at : nullptr};
+            .value_scale = scales ? scales + value_scales + at : nullptr};
   }
 
   /// Writes token `at`, each element rounded to the nearest; with scales, to the nearest multiple of the row's own.
+  /// Latent: `value` is not read.
   template <class K, class V>
   void store(std::byte* head, Index at, const K* key, const V* value) const {
-    T* keys = reinterpret_cast<T*>(head + keys_begin) + at * key_pack;
-    T* values = reinterpret_cast<T*>(head + values_begin) + at / value_pack * value_pack * value_dim + at % value_pack;
+    T* keys = reinterpret_cast<T*>(head + keys_begin) + at * key_stride;
+    T* values = reinterpret_cast<T*>(head + values_begin) + at / value_pack * value_stride + at % value_pack;
     const auto key_at = [&](Index d) -> T& {
-      return key_pack == 1 ? keys[d * page_size] : keys[d / key_pack * page_size * key_pack + d % key_pack];
+      return key_pack == 1 ? keys[d * dim_stride] : keys[d / key_pack * dim_stride + d % key_pack];
     };
     const auto value_at = [&](Index d) -> T& { return values[d * value_pack]; };
     if constexpr (kScaled<T>) {
       float* scales = reinterpret_cast<float*>(head);
       scales[at] = T::encode(key, head_dim, key_at);
-      scales[page_size + at] = T::encode(value, value_dim, value_at);
+      if (!latent) scales[value_scales + at] = T::encode(value, value_dim, value_at);
     } else {
       for (Index d = 0; d < head_dim; ++d) key_at(d) = static_cast<T>(static_cast<float>(key[d]));
-      for (Index d = 0; d < value_dim; ++d) value_at(d) = static_cast<T>(static_cast<float>(value[d]));
+      for (Index d = 0; !latent && d < value_dim; ++d) value_at(d) = static_cast<T>(static_cast<float>(value[d]));
     }
   }
 
@@ -118,7 +133,8 @@ struct PageLayout {
 /// How much memory caches take, exactly.
 template <StoredElement T>
 struct Capacity {
-  /// The shape with its value_dim, if it can be had: every size >= 1, below 2^52 bytes. Throws std::invalid_argument.
+  /// The shape with its value_dim, if it can be had: every size >= 1, below 2^52 bytes, and a latent group's value_dim
+  /// not above its head_dim. Throws std::invalid_argument.
   static PagedShape checked(PagedShape shape) {
     check(shape.pages >= 1, "PagedCache.pages", shape.pages, ">= 1");
     check(shape.page_size >= 1, "PagedCache.page_size", shape.page_size, ">= 1");
@@ -131,10 +147,13 @@ struct Capacity {
     check(shape.value_dim < kPositionEnd, "PagedCache.value_dim", shape.value_dim, "below 2^52");
     check(shape.window < kPositionEnd, "PagedCache.window", shape.window, "below 2^52");
     if (shape.value_dim == 0) shape.value_dim = shape.head_dim;
+    if (shape.latent)
+      check(shape.value_dim <= shape.head_dim, "PagedCache.value_dim", shape.value_dim,
+            "<= head_dim, in a latent group");
     constexpr Index kScale = static_cast<Index>(sizeof(float));
     Index size = static_cast<Index>(sizeof(T));
     for (const Index factor : {shape.layers, shape.pages, shape.page_size, shape.kv_heads,
-                               shape.head_dim + shape.value_dim + (kScaled<T> ? 3 * kScale : 0)}) {
+                               shape.head_dim + (shape.latent ? 0 : shape.value_dim) + (kScaled<T> ? 3 * kScale : 0)}) {
       check(factor <= kPositionEnd / size, "PagedCache.bytes", static_cast<double>(size) * static_cast<double>(factor),
             "below 2^52");
       size *= factor;

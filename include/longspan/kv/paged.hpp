@@ -116,30 +116,23 @@ class PagedCache {
   /// Adds tokens to one layer of a sequence: keys [tokens, kv_heads, head_dim], values [tokens, kv_heads, value_dim],
   /// of any element type, rounded to the nearest. Every layer is appended to by itself; the first of a group to need a
   /// page takes it for all. With a window, pages that no query at or behind the (shortest layer's) end so far can see
-  /// are given back first: the queries of these tokens still see all that they may.
+  /// are given back first: the queries of these tokens still see all that they may. Not for a latent group.
   template <class K = const float, class V = const float>
   [[nodiscard]] Appended append(SequenceId id, TensorView<K> keys, TensorView<V> values, Index layer = 0) {
-    Sequence& s = at(id);
-    const Place where = place(layer);
-    Group& g = group_at(where.group);
-    check(where.writes, "layer", layer, "the one that others share");
-    check(keys.tokens >= 0, "keys.tokens", keys.tokens, ">= 0");
-    check(keys.heads == g.shape.kv_heads, "keys.heads", keys.heads, g.shape.kv_heads);
-    check(keys.dim == g.shape.head_dim, "keys.dim", keys.dim, g.shape.head_dim);
+    (void)at(id);
+    const PagedShape& shape = group_at(place(layer).group).shape;
+    check(!shape.latent, "values", "values of their own", "keys alone: this layer's values are in its keys");
     check(values.tokens == keys.tokens, "values.tokens", values.tokens, keys.tokens);
-    check(values.heads == g.shape.kv_heads, "values.heads", values.heads, g.shape.kv_heads);
-    check(values.dim == g.shape.value_dim, "values.dim", values.dim, g.shape.value_dim);
-    if (keys.tokens == 0) return Outcome::kDone;
-
-    Index& length = s.lengths[where.at()];
-    PageTable& table = s.tables[static_cast<std::size_t>(where.group)];
-    if (!g.make_writable(table, s, {length, length + keys.tokens}, s.reserved)) return Outcome::kOutOfPages;
-    for (Index token = 0; token < keys.tokens; ++token, ++length) {
-      std::byte* page = g.page(where.layer, table[length / g.shape.page_size]);
-      for (Index h = 0; h < g.shape.kv_heads; ++h, page += g.layout.head_bytes)
-        g.layout.store(page, length % g.shape.page_size, keys.row(token, h), values.row(token, h));
-    }
-    return Outcome::kDone;
+    check(values.heads == shape.kv_heads, "values.heads", values.heads, shape.kv_heads);
+    check(values.dim == shape.value_dim, "values.dim", values.dim, shape.value_dim);
+    return append_rows(id, keys, values, layer);
+  }
+  /// The same for a latent group: the first value_dim elements of each key are its value.
+  template <class K = const float>
+  [[nodiscard]] Appended append(SequenceId id, TensorView<K> keys, Index layer = 0) {
+    (void)at(id);
+    check(group_at(place(layer).group).shape.latent, "values", "none", "values: this layer is not latent");
+    return append_rows(id, keys, keys, layer);
   }
 
   /// Takes the pages for appends up to `tokens` in all, so that these cannot run out of pages and allocate nothing; of
@@ -313,6 +306,28 @@ class PagedCache {
     check(layer >= 0 && layer < layers(), "layer", layer, Below{layers()});
     return layers_[static_cast<std::size_t>(layer)];
   }
+  template <class K, class V>
+  Outcome append_rows(SequenceId id, TensorView<K> keys, TensorView<V> values, Index layer) {
+    Sequence& s = at(id);
+    const Place where = place(layer);
+    Group& g = group_at(where.group);
+    check(where.writes, "layer", layer, "the one that others share");
+    check(keys.tokens >= 0, "keys.tokens", keys.tokens, ">= 0");
+    check(keys.heads == g.shape.kv_heads, "keys.heads", keys.heads, g.shape.kv_heads);
+    check(keys.dim == g.shape.head_dim, "keys.dim", keys.dim, g.shape.head_dim);
+    if (keys.tokens == 0) return Outcome::kDone;
+
+    Index& length = s.lengths[where.at()];
+    PageTable& table = s.tables[static_cast<std::size_t>(where.group)];
+    if (!g.make_writable(table, s, {length, length + keys.tokens}, s.reserved)) return Outcome::kOutOfPages;
+    for (Index token = 0; token < keys.tokens; ++token, ++length) {
+      std::byte* page = g.page(where.layer, table[length / g.shape.page_size]);
+      for (Index h = 0; h < g.shape.kv_heads; ++h, page += g.layout.head_bytes)
+        g.layout.store(page, length % g.shape.page_size, keys.row(token, h), values.row(token, h));
+    }
+    return Outcome::kDone;
+  }
+
   Group& group_at(Index group) { return const_cast<Group&>(std::as_const(*this).group_at(group)); }
   const Group& group_at(Index group) const {
     check(group >= 0 && group < groups(), "group", group, Below{groups()});

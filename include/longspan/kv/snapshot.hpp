@@ -3,8 +3,8 @@
 // libxxhash-dev; in CMake, link longspan::xxhash) and a POSIX system.
 //
 // The file: a header of 64 bytes; tables (whole numbers of 64 bits: shapes, the model's layers, then pages, lengths and
-// tokens of each sequence); pages as they are in memory, from a multiple of 4096 on; XXH3's 64 bits over all of that. A
-// page that sequences share is there once.
+// tokens of each sequence), where version 2 also says of each shape whether it is latent; pages as they are in memory,
+// from a multiple of 4096 on; XXH3's 64 bits over all of that. A page that sequences share is there once.
 
 #include <array>
 #include <cstring>
@@ -33,7 +33,7 @@ namespace detail {
 
 struct SnapshotHeader {
   std::array<char, 8> magic{'l', 'o', 'n', 'g', 's', 'p', 'a', 'n'};
-  std::uint32_t version = 1;
+  std::uint32_t version = 1;  ///< 2 where some group is latent: others are what they always were
   std::uint32_t byte_order = 0x01020304;
   std::uint64_t element = 0;      ///< 1 float, 2 bf16, 3 f16, 4 e4m3, 5 e5m2, 6 i8
   std::uint64_t tables = 0;       ///< numbers
@@ -158,19 +158,23 @@ void save_snapshot(const std::string& path, const PagedCache<T>& cache, std::spa
 
   std::vector<Index> tables{groups, cache.layers(), static_cast<Index>(entries.size())};
   Index bytes = 0;
+  bool latent = false;
+  for (Index g = 0; g < groups; ++g) latent = latent || cache.shape(g).latent;
   for (Index g = 0; g < groups; ++g) {
     const PagedShape& s = cache.shape(g);
     const PageLayout<T> layout(s);
     const auto count = static_cast<Index>(pages[static_cast<std::size_t>(g)].size());
     tables.insert(tables.end(), {count, s.page_size, s.kv_heads, s.head_dim, s.value_dim, s.layers, s.window,
                                  layout.key_pack, layout.value_pack});
+    if (latent) tables.push_back(s.latent);
     bytes += count * s.layers * s.kv_heads * layout.head_bytes;
   }
   for (Index m = 0; m < cache.layers(); ++m) tables.push_back(cache.cache_layer(m));
   tables.insert(tables.end(), sequences.begin(), sequences.end());
 
   const std::size_t table_bytes = tables.size() * sizeof(Index);
-  detail::SnapshotHeader header{.element = detail::kElementCode<T>, .tables = tables.size()};
+  detail::SnapshotHeader header{
+      .version = latent ? 2u : 1u, .element = detail::kElementCode<T>, .tables = tables.size()};
   header.pages_begin = (sizeof header + table_bytes + 4095) / 4096 * 4096;
   header.size = header.pages_begin + static_cast<std::uint64_t>(bytes) + sizeof(std::uint64_t);
   header.tables_hash = XXH3_64bits(tables.data(), table_bytes);
@@ -207,8 +211,8 @@ class Snapshot {
            "got " + std::to_string(bytes.size()) + " bytes, expected a snapshot's header");
     std::memcpy(&header, bytes.data(), sizeof header);
     expect(header.magic == wanted.magic, "not a snapshot");
-    expect(header.version == wanted.version,
-           "version: got " + std::to_string(header.version) + ", expected " + std::to_string(wanted.version));
+    expect(header.version == 1 || header.version == 2,
+           "version: got " + std::to_string(header.version) + ", expected 1 or 2");
     expect(header.byte_order == wanted.byte_order, "written on a machine with another order of bytes");
     expect(header.header_hash == detail::hash_of(header), "damaged header");
     expect(header.size == bytes.size(), "size: got " + std::to_string(bytes.size()) + " bytes, expected " +
@@ -236,8 +240,9 @@ class Snapshot {
            {&PagedShape::pages, &PagedShape::page_size, &PagedShape::kv_heads, &PagedShape::head_dim,
             &PagedShape::value_dim, &PagedShape::layers, &PagedShape::window})
         s.*member = next();
-      const PageLayout<T> layout(s);
       const Index key_pack = next(), value_pack = next();
+      s.latent = header.version >= 2 && next() != 0;
+      const PageLayout<T> layout(s);
       expect(key_pack == layout.key_pack && value_pack == layout.value_pack,
              "elements stand together as another instruction set wants them");
       groups_.push_back({s, layout, {cache_layers, cache_layers + s.layers}, pages});
