@@ -2,9 +2,12 @@
 // heads for each. At n32768 keys and values are 268 MB: nothing is left in a cache from one call to the next.
 // decode/prefix/{separate,shared}/…: 32 sequences of 128 tokens over a common prompt of 8192, called as a batch, and
 // with the prompt read once. decode/batch8/…: eight sequences of 1K to 64K keys in one paged cache. chunk/…/q<queries>:
-// some tokens at the end, as speculative decoding and chunked prefill have them.
+// some tokens at the end, as speculative decoding and chunked prefill have them. decode/quest10/…: a tenth of the
+// pages, and choosing them; decode/listed2048{,paged}/…: 2048 keys of all, drawn at random; to be compared in time with
+// decode/{paged,contiguous}/…/n65536 (bytes are those that are read).
 
 #include <memory>
+#include <random>
 
 #include "support/cases.hpp"
 #include "workload.hpp"
@@ -227,6 +230,89 @@ void add_prefix(std::vector<Row>& rows, Index group) {
          }});
 }
 
+/// A paged sequence with the bounds of its pages.
+template <class T>
+class BoundedStore : public PagedStore<T> {
+ public:
+  explicit BoundedStore(Index n) : PagedStore<T>(n) { bounds.update(this->source()); }
+  ls::PageBounds bounds;
+};
+
+/// One query of `group` heads for each KV head, and what comes of it.
+struct OneQuery {
+  explicit OneQuery(Index group)
+      : heads(kKvHeads * group), q(cases::normal(heads * kDim, 3)), out(static_cast<std::size_t>(heads * kDim)) {}
+  ls::TensorView<const float> query() const { return ls::view(q, 1, heads, kDim); }
+  ls::TensorView<float> output() { return ls::view(out, 1, heads, kDim); }
+  Index heads;
+  std::vector<float> q, out;
+};
+
+Workload part_of_keys(Index keys, Index group, std::size_t element, Index threads) {
+  Workload w{.limit = Limit::kReadBandwidth, .threads = threads};
+  w.pairs = keys * kKvHeads * group;
+  w.flops = 4. * static_cast<double>(w.pairs * kDim);
+  w.bytes = static_cast<double>(keys * kKvHeads * 2 * kDim) * static_cast<double>(element);
+  return w;
+}
+
+template <class T>
+void add_quest(std::vector<Row>& rows, Index n, Index group, Index threads) {
+  const std::string end = std::string("/") + kTypeName<T> + "/g" + std::to_string(group) + "/n" + std::to_string(n);
+  rows.push_back({"decode/quest10" + end + threads_of(threads), [=] {
+                    const auto stored = store<BoundedStore<T>>(store_name<T>("bounded", n), n);
+                    const auto call = std::make_shared<OneQuery>(group);
+                    const auto chosen = std::make_shared<ls::ChosenPages>();
+                    const ls::Quest quest{.pages = n / kPage / 10};
+                    Workload w = part_of_keys(quest.pages * kPage, group, sizeof(T), threads);
+                    w.bytes += static_cast<double>(stored->bounds.bytes());
+                    w.call = [=] {
+                      quest(stored->bounds, call->query(), *chosen, pool(threads));
+                      ls::attend_pages(ls::attention(), call->query(), stored->source(), *chosen, call->output(),
+                                       {.executor = pool(threads)});
+                    };
+                    return w;
+                  }});
+}
+
+template <class Store>
+void add_listed(std::vector<Row>& rows, const char* name, Index n, Index group, Index threads) {
+  using T = typename Store::Element;
+  constexpr Index kListed = 2048;
+  const std::string end = std::string("/") + kTypeName<T> + "/g" + std::to_string(group) + "/n" + std::to_string(n);
+  rows.push_back({std::string("decode/") + name + end + threads_of(threads), [=] {
+                    const auto stored = store<Store>(store_name<T>(Store::kName, n), n);
+                    const auto call = std::make_shared<OneQuery>(group);
+                    std::vector<std::int64_t> numbers(static_cast<std::size_t>(n));
+                    for (Index i = 0; i < n; ++i) numbers[static_cast<std::size_t>(i)] = i;
+                    std::shuffle(numbers.begin(), numbers.end(), std::mt19937_64(1));
+                    numbers.resize(kListed);
+                    const auto lists = std::make_shared<ls::KeyLists>(numbers, 1, n);
+                    Workload w = part_of_keys(kListed, group, sizeof(T), threads);
+                    w.call = [=] {
+                      ls::attend_listed(ls::attention(), call->query(), stored->source(), *lists, call->output(),
+                                        {.executor = pool(threads)});
+                    };
+                    return w;
+                  }});
+}
+
+/// A part of 64K keys, and all of them.
+template <class T>
+void add_sparse_reading(std::vector<Row>& rows) {
+  constexpr Index kKeys = 65536, kGroup = 4;
+  const std::string type = std::string("/") + kTypeName<T> + "/g4";
+  for (const Index threads : {1, 2}) add_quest<T>(rows, kKeys, kGroup, threads);
+  for (const Index threads : {1, 2}) {
+    add<PagedStore<T>>(rows, "decode/paged" + type, kKeys, 1, kGroup, threads);
+    add_listed<PagedStore<T>>(rows, "listed2048paged", kKeys, kGroup, threads);
+  }
+  for (const Index threads : {1, 2}) {
+    add<ContiguousStore<T>>(rows, "decode/contiguous" + type, kKeys, 1, kGroup, threads);
+    add_listed<ContiguousStore<T>>(rows, "listed2048", kKeys, kGroup, threads);
+  }
+}
+
 template <class Store>
 void add_chunks(std::vector<Row>& rows) {
   for (const Index queries : {1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16, 17, 24, 32, 33, 48, 49, 64})
@@ -248,6 +334,8 @@ std::vector<Row> decode_rows() {
   }
   add_batch<float>(rows);
   add_batch<ls::bf16>(rows);
+  add_sparse_reading<float>(rows);
+  add_sparse_reading<ls::bf16>(rows);
   for (const Index group : {1, 4}) add_prefix(rows, group);
   add_chunks<ContiguousStore<float>>(rows);
   add_chunks<PagedStore<float>>(rows);

@@ -5,7 +5,7 @@
 // One head whose queries and keys have the structure that MInference found in long prompts: some keys that all look at
 // ("vertical"), and some distances at which all look back ("slash"). For each pattern: the time to choose, the time of
 // attention under the chosen mask, both against causal attention, and the share of the true attention mass that was
-// kept, from the LSE of both.
+// kept, from the LSE of both. Then one token is decoded over a paged cache, of which it reads a part.
 
 #include <CLI/CLI.hpp>
 #include <chrono>
@@ -66,6 +66,75 @@ double seconds(const auto& f) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
+/// A text of topics, 256 tokens each: keys are near their topic's direction, and one query looks for two of them.
+Tensors topics(Index n, Index dim) {
+  Tensors t{n, dim, {}, {}, {}};
+  std::mt19937_64 engine(8);
+  std::normal_distribution<float> normal;
+  constexpr Index kTopic = 256;
+  constexpr float kHeight = 20;
+  const float spread = std::sqrt(kHeight / std::sqrt(static_cast<float>(dim)));  // of each element
+  t.q.resize(static_cast<std::size_t>(dim));
+  std::vector<float> topic(t.q.size());
+  for (Index p = 0; p < n; ++p) {
+    if (p % kTopic == 0)
+      for (float& x : topic) x = spread * normal(engine);
+    if (p == n / 7 || p == n / 2)
+      for (std::size_t d = 0; d < topic.size(); ++d) t.q[d] += topic[d];
+    for (const float x : topic) t.k.push_back(x + 0.15f * normal(engine));
+  }
+  t.v.resize(t.k.size());
+  for (float& x : t.v) x = normal(engine);
+  return t;
+}
+
+/// Decode of one token from pages that are chosen by the bounds of their keys.
+void read_pages(Index tokens, Index dim) {
+  const Tensors t = topics(tokens, dim);
+  ls::PagedCache<float> cache({.pages = ls::ceil_div(tokens, Index{64}), .page_size = 64, .head_dim = dim});
+  const ls::SequenceId id = cache.open();
+  if (cache.append(id, t.view(t.k), t.view(t.v)) != ls::Appended::kDone) return;
+  ls::PageBounds bounds;
+  bounds.update(cache.view(id));  // beside the cache: after each append, which costs it the new tokens
+  const auto view = cache.view(id);
+  const auto q = ls::view(t.q, 1, 1, dim);
+  std::vector<float> dense(t.q.size()), out(t.q.size()), all(1), lse(1);
+  const auto attend = ls::attention();
+  const double whole = seconds([&] { attend(q, view, ls::view(dense, 1, 1, dim), {.lse = all}); });
+  std::printf("\none token over %lld keys in pages of 64, all of them: %.2f ms\n", static_cast<long long>(tokens),
+              whole * 1e3);
+  std::printf("%-42s %9s %9s %9s %9s\n", "pages", "bytes", "time", "mass kept", "error");
+  const auto show = [&](const char* name, const auto& read) {
+    Index pages = read();  // once before it is timed
+    const double time = seconds([&] { pages = read(); });
+    double error = 0, largest = 0;
+    for (std::size_t d = 0; d < out.size(); ++d)
+      error = std::max(error, static_cast<double>(std::abs(out[d] - dense[d])));
+    for (const float x : t.v) largest = std::max(largest, static_cast<double>(std::abs(x)));
+    const auto bytes = static_cast<double>(pages * 64 * 2 * dim * Index{sizeof(float)} + bounds.bytes());
+    std::printf("%-42s %8.2f%% %6.2f ms %8.3f%% %9.1e\n", name,
+                100 * bytes / static_cast<double>(tokens * 2 * dim * Index{sizeof(float)}), time * 1e3,
+                100 * ls::kept_mass(lse, all), error / largest);
+  };
+  const auto quest = [&](Index share) {
+    return [&, share] {
+      const ls::ChosenPages pages = ls::Quest{.pages = std::max<Index>(1, bounds.pages() / share)}(bounds, q);
+      ls::attend_pages(attend, q, view, pages, ls::view(out, 1, 1, dim), {.lse = lse});
+      return pages.count();
+    };
+  };
+  show("Quest, 1/10 of the pages", quest(10));
+  show("Quest, 1/100", quest(100));
+  double left_out = 0;
+  show("certified, at most 1% of the mass left out", [&] {
+    const ls::CertifiedReading r =
+        ls::attend_certified(attend, q, view, bounds, 0.01, ls::view(out, 1, 1, dim), {.lse = lse});
+    left_out = r.left_out;
+    return r.pages.count();
+  });
+  std::printf("%42s at most %.1e of the mass is left out (errors are relative to max|v|)\n", "certificate:", left_out);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -107,5 +176,6 @@ int main(int argc, char** argv) {
     show("Certified, error below 1% of max|v|", c->mask, c->density, choosing);
     std::printf("%42s at most %.1e of the mass is left out\n", "certificate:", c->left_out);
   }
+  read_pages(tokens, dim);
   return 0;
 }

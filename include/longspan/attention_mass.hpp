@@ -33,7 +33,8 @@ void add_mass_of_block(const P& problem, Index kv_head, Interval keys, std::span
     const Index size = std::min(run.size, keys.end - key);
     for (Index j = 0; j < size; ++j)
       for (Index d = 0; d < dim; ++d)
-        block[d * kMassBlock + key - keys.begin + j] = static_cast<float>(*run.key_at(j, d)) * run.scale_of_key(j);
+        block[d * kMassBlock + key - keys.begin + j] =
+            static_cast<float>(run.number_of_key(j, d)) * run.scale_of_key(j);
     key += size;
   }
 

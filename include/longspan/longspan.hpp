@@ -55,5 +55,11 @@
 #include <longspan/shared_prefix.hpp>
 #include <longspan/sparse/antidiagonal.hpp>
 #include <longspan/sparse/certified.hpp>
+#include <longspan/sparse/gathered_pages.hpp>
+#include <longspan/sparse/indexer.hpp>
+#include <longspan/sparse/key_lists.hpp>
 #include <longspan/sparse/minference.hpp>
+#include <longspan/sparse/page_bounds.hpp>
 #include <longspan/sparse/probe.hpp>
+#include <longspan/sparse/quest.hpp>
+#include <longspan/sparse_reading.hpp>

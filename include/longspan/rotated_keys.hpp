@@ -171,7 +171,7 @@ class KeyRotator {
   template <class Words>
   MadeKeys words(Index kv_head, Interval keys, Index) {
     if constexpr (std::is_same_v<Words, WordsOf<Element>>)
-      if (keys_.table()) return keys_.made(kv_head_ + kv_head, keys.begin);
+      if (const MadeKeys made = keys_.made_before(kv_head_ + kv_head, keys.begin); made.words) return made;
     return make<Words>(kv_head, keys, words_);
   }
   template <class Words>
@@ -190,7 +190,7 @@ class KeyRotator {
     const Index words = ceil_div(dim_, Words::kPer), position = keys_.first_key() + keys.begin;
     const Index place = position % kBlock;
     fill(position - place);
-    const MadeKeys made{to, angles.rows() ? words : kBlock, angles.rows()};
+    const MadeKeys made{to, angles.rows() ? words : kBlock, angles.rows(), words};
     for (Index i = keys.begin, size; i < keys.end; i += size) {
       const KeyValueRun<Element> run = keys_.run(kv_head_ + kv_head, i);
       const Index at = place + i - keys.begin;
@@ -320,11 +320,12 @@ class RotatedKeys {
     table_ = memory;
   }
   bool table() const { return table_ != nullptr; }
-  /// The block that key i is in.
-  MadeKeys made(Index kv_head, Index i) const {
-    const Index block = (first_key_ + i) / kBlock - blocks().begin,
-                words = ceil_div(head_dim(), WordsOf<Element>::kPer);
-    return {table_ + (block * kv_heads() + kv_head) * block_floats(), angles_.rows() ? words : kBlock, angles_.rows()};
+  /// The block that key i is in, out of the table.
+  MadeKeys made_before(Index kv_head, Index i) const {
+    if (!table()) return {};
+    const Index block = (first_key_ + i) / kBlock - blocks().begin, words = block_floats() / kBlock;
+    return {table_ + (block * kv_heads() + kv_head) * block_floats(), angles_.rows() ? words : kBlock, angles_.rows(),
+            words};
   }
 
  private:

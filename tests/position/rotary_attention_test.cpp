@@ -326,15 +326,23 @@ TEST(RotateOnRead, RegionsInAnyCut) {
   const Rope<HalfSplit> rope(kDim, 10000.0);
   const Tensors t(40, 5000, 88);
   ThreadPool pool(3);
+  PagedCache<float> cache(
+      {.pages = 79, .page_size = 64, .kv_heads = kKvHeads, .head_dim = kDim, .value_dim = kValueDim});
+  const SequenceId raw = cache.open();
+  ASSERT_EQ(cache.append(raw, t.k_view(), t.v_view()), Appended::kDone);
   const auto check = [&](const auto& scheme, const char* name) {
     const auto attend = attend_by(rope, scheme);
     const Result wanted = run(attend, t.q_view(), t.source());
     EXPECT_TRUE(run(attend, t.q_view(), t.source(), {.executor = pool, .kernel = Kernel::kNarrow}) == wanted) << name;
     for (Index i = 0; i < t.queries; i += 13) {
       const Index at = t.keys - t.queries + i;
-      const Result one = run(attend, t.q_view().slice({i, i + 1}), t.source(), {.executor = pool, .first_query = at});
       const auto from = static_cast<std::size_t>(i * kHeads * kValueDim);
-      EXPECT_TRUE(same_bits(one.out, std::span(wanted.out).subspan(from, one.out.size()))) << name << ", " << i;
+      const auto expect = [&](const Result& one) {
+        EXPECT_TRUE(same_bits(one.out, std::span(wanted.out).subspan(from, one.out.size()))) << name << ", " << i;
+      };
+      const auto q = t.q_view().slice({i, i + 1});
+      expect(run(attend, q, t.source(), {.executor = pool, .first_query = at}));
+      expect(run(attend, q, cache.view(raw), {.first_query = at}));
     }
   };
   check(SelfExtend{.group = 4, .window = 2100}, "self-extend");

@@ -119,11 +119,15 @@ concept KeyValueSource = std::copyable<S> && requires(const S& source, Index i) 
   { source.run(i, i) } -> std::same_as<KeyValueRun<typename S::Element>>;
 };
 
+/// Positions of a block of keys that are made.
+inline constexpr Index kMadeBlock = 64;
+
 /// Keys of one block as words that a kernel multiplies (kernel/words.hpp), made of what a source holds.
 struct MadeKeys {
   const float* words = nullptr;  ///< of the key at the first position of the block
   Index stride = 0;              ///< words from row to row, or from column to column
   bool rows = true;              ///< a row for each key, or a column for each word of all keys
+  Index size = 0;                ///< words of a key
 };
 
 /// A source whose runs hold what its keys are made of (rotary_attention.hpp), and not what kernels multiply; values are
@@ -131,7 +135,9 @@ struct MadeKeys {
 /// asks it for keys where it would have read them:
 ///   words<Words>(kv_head, keys, place)   the keys [keys.begin, keys.end) of the source, which are at positions of one
 ///                                  block of 64, from `place` of it on, as MadeKeys; valid until the next call
-/// Where a source's runs are dimension-major and packed as words are, keys can be made as they are read, too:
+/// source.made_before(kv_head, i), if there is such, are those of the block of key i that are made already (else .words
+/// is null): what is fetched ahead then. Where a source's runs are dimension-major and packed as words are, keys can be
+/// made as they are read, too:
 ///   reads_columns<Words>()         whether they can
 ///   column_reader<Words>(block)    who does, in the place of WordColumns (kernel/products.hpp), for the keys at
 ///                                  positions [block, block + 64); from(j) is the same from key j of the block on;

@@ -50,6 +50,15 @@ class AnyTensor {
     return part;
   }
 
+  /// Of one token: its heads by groups, [heads / group, group, dim].
+  AnyTensor by_group(Index group) const {
+    AnyTensor groups = *this;
+    groups.tokens = heads / group;
+    groups.heads = group;
+    groups.token_stride_ = group * head_stride_;
+    return groups;
+  }
+
   /// The row's elements, each multiplied by `scale`.
   void read(Index token, Index head, float scale, float* to) const requires Const {
     visit([&](auto data) { convert(data + at(token, head), dim, to, scale); });

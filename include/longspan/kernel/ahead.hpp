@@ -102,6 +102,11 @@ struct AheadOf {
   Index first_key;  ///< the position of key 0
 
   Ahead keys(Interval keys, Interval heads) const {
+    if constexpr (requires { source.made_before(Index{}, Index{}); })
+      if (const MadeKeys made = source.made_before(heads.begin, keys.begin - first_key); made.words)
+        return made.rows
+                   ? Ahead(made.words + keys.begin % kMadeBlock * made.stride, made.stride, keys.size(), made.size)
+                   : Ahead(made.words + keys.begin % kMadeBlock, made.stride, made.size, keys.size());
     const auto one = run(heads.begin, keys.begin);
     const Index apart = heads.size() == 1 ? 0 : run(heads.end - 1, keys.begin).key - one.key;
     return Ahead::of_keys(one, keys.size(), source.head_dim(), neighbours(apart, one.key_stride));

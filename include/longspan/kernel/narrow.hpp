@@ -9,7 +9,6 @@
 // The order of operations is that of wide.hpp: the bits of a row are the same from either kernel.
 
 #include <longspan/core/scratch.hpp>
-#include <longspan/core/transpose.hpp>
 #include <longspan/kernel/narrow_softmax.hpp>
 #include <longspan/kernel/products.hpp>
 #include <longspan/kernel/read_keys.hpp>

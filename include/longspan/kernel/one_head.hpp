@@ -20,6 +20,8 @@ class OneHead {
   static Index key_maker_floats(Index head_dim) requires MakesKeys<Source> {
     return Source::key_maker_floats(head_dim);
   }
+  MadeKeys made_before(Index, Index i) const requires requires(const Source& s) { s.made_before(i, i); }
+  { return source_.made_before(kv_head_, i); }
   auto key_maker(float* memory, Index) const requires MakesKeys<Source> { return source_.key_maker(memory, kv_head_); }
   static constexpr bool kMakesValues = MakesValues<Source>;
   template <class Words>

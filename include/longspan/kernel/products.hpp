@@ -141,6 +141,15 @@ template <class Words, int Dims, int Vectors, bool Careful>
                                                      start, rescale, ahead);
 }
 
+/// Of kLanes keys, where words ask for them; else `scale` may be null.
+template <class Words>
+LONGSPAN_INLINE Lanes scales_of(const float* scale) {
+  if constexpr (Words::kScalesScores)
+    return load(scale);
+  else
+    return Lanes(1.f);
+}
+
 /// Reads columns of keys that are words already.
 template <class Words>
 struct WordColumns {
@@ -187,7 +196,7 @@ template <class Words, int Queries, int Vectors, class Read, class Element>
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
     const auto term = [&](int t) LONGSPAN_LAMBDA { return broadcast(query + q * query_stride + t); };
     unroll<Vectors>([&](auto j) LONGSPAN_LAMBDA {
-      store(weight + q * weight_stride + j * kLanes, Words::score(a[q][j], term, longspan::load(scale + j * kLanes)));
+      store(weight + q * weight_stride + j * kLanes, Words::score(a[q][j], term, scales_of<Words>(scale + j * kLanes)));
     });
   });
   ahead = next;
@@ -227,7 +236,7 @@ template <class Words, int Queries, class Element>
   });
   unroll<Queries>([&](auto q) LONGSPAN_LAMBDA {
     const auto term = [&](int t) LONGSPAN_LAMBDA { return broadcast(query + q * query_stride + t); };
-    store(weight + q * weight_stride, Words::score(a[q], term, longspan::load(scale)));
+    store(weight + q * weight_stride, Words::score(a[q], term, scales_of<Words>(scale)));
   });
   ahead = next;
 }

@@ -79,7 +79,7 @@ class KeyReader {
     if (!made.rows) return made;
     const Index place = keys.begin % kBlock, dim = ceil_div(problem.source.head_dim(), Words::kPer);
     transpose(made.words + place * made.stride, made.stride, keys.size(), dim, memory + place, kBlock);
-    return {memory, kBlock, false};
+    return {memory, kBlock, false, dim};
   }
 
  private:

@@ -173,7 +173,7 @@ class FourBitMaker {
           std::memcpy(memory_ + d * kBlock + to + j, word, sizeof word);
         }
     }
-    return {memory_, kBlock, false};
+    return {memory_, kBlock, false, ceil_div(dim, Words::kPer)};
   }
 
   /// The values of `keys`, of which the first is at `place` of the block, as rows of words from the word of that place

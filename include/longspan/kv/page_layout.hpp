@@ -147,6 +147,7 @@ struct Capacity {
     check(shape.value_dim < kPositionEnd, "PagedCache.value_dim", shape.value_dim, "below 2^52");
     check(shape.window < kPositionEnd, "PagedCache.window", shape.window, "below 2^52");
     if (shape.value_dim == 0) shape.value_dim = shape.head_dim;
+    if (shape.latent) check(kHeld<T> == 1, "PagedCache.latent", "pages of four bits", "elements of a byte or more");
     if (shape.latent)
       check(shape.value_dim <= shape.head_dim, "PagedCache.value_dim", shape.value_dim,
             "<= head_dim, in a latent group");

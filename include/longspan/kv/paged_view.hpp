@@ -35,6 +35,7 @@ class PagedView {
   Index head_dim() const { return layout_.head_dim; }
   Index value_dim() const { return layout_.value_dim; }
   Index first_key() const { return first_key_; }
+  Index page_size() const { return layout_.page_size; }
   KeyValueRun<T> run(Index kv_head, Index i) const {
     // kernels ask this a dozen times for a block of one head, and a division is as long as a line from memory
     const Index place = i + offset_, page = shift_ >= 0 ? place >> shift_ : place / layout_.page_size;
