@@ -4,6 +4,7 @@
 // exact and in no memory to speak of.
 
 #include <longspan/attention.hpp>
+#include <longspan/core/key_columns.hpp>
 #include <longspan/core/scratch.hpp>
 
 namespace longspan::inline LONGSPAN_ISA {
@@ -31,10 +32,7 @@ void add_mass_of_block(const P& problem, Index kv_head, Interval keys, std::span
   for (Index key = keys.begin; key < keys.end;) {
     const auto run = problem.source.run(kv_head, key);
     const Index size = std::min(run.size, keys.end - key);
-    for (Index j = 0; j < size; ++j)
-      for (Index d = 0; d < dim; ++d)
-        block[d * kMassBlock + key - keys.begin + j] =
-            static_cast<float>(run.number_of_key(j, d)) * run.scale_of_key(j);
+    key_columns(run, size, dim, block + (key - keys.begin), kMassBlock);
     key += size;
   }
 

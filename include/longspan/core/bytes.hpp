@@ -51,6 +51,20 @@ struct fp8 {
 using e4m3 = fp8<4>;
 using e5m2 = fp8<5>;
 
+/// What the elements of a row are divided by to become whole numbers up to 127; NaN with a NaN or an infinity among
+/// them.
+template <class T>
+float row_scale(const T* row, Index dim) {
+  float largest = 0;
+  bool finite = true;
+  for (Index d = 0; d < dim; ++d) {
+    const float size = std::abs(static_cast<float>(row[d]));
+    finite = finite && size < std::numeric_limits<float>::infinity();
+    largest = size > largest ? size : largest;
+  }
+  return finite ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
+}
+
 /// A whole number in [−127, 127]; what it stands for is that many times the scale of its row (a key or a value of one
 /// token and head), the row's largest |x| / 127.
 struct i8 {
@@ -65,20 +79,13 @@ struct i8 {
   /// with a NaN or an infinity gets a scale of NaN: nothing of it is seen as a number. Returns the scale.
   template <class T, class To>
   static float encode(const T* row, Index dim, To&& to) {
-    float largest = 0;
-    bool finite = true;
-    for (Index d = 0; d < dim; ++d) {
-      const float size = std::abs(static_cast<float>(row[d]));
-      finite = finite && size < std::numeric_limits<float>::infinity();
-      largest = size > largest ? size : largest;
-    }
-    const float scale = largest / 127;
+    const float scale = row_scale(row, dim);
     for (Index d = 0; d < dim; ++d) {
       // scale is 0 where the row is, or nearly: below 2^-142
-      const float x = finite && scale > 0 ? static_cast<float>(row[d]) / scale : 0;
+      const float x = scale > 0 ? static_cast<float>(row[d]) / scale : 0;
       to(d) = i8(std::nearbyint(std::min(std::max(x, -127.f), 127.f)));
     }
-    return finite ? scale : std::numeric_limits<float>::quiet_NaN();
+    return scale;
   }
 };
 

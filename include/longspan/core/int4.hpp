@@ -27,26 +27,19 @@ struct i4 {
   /// the scale.
   template <class T, class To, class Groups>
   static float encode(const T* row, Index dim, To&& to, Groups&& groups) {
-    float largest = 0;
-    bool finite = true;
-    for (Index d = 0; d < dim; ++d) {
-      const float size = std::abs(static_cast<float>(row[d]));
-      finite = finite && size < std::numeric_limits<float>::infinity();
-      largest = size > largest ? size : largest;
-    }
-    const float scale = largest / 127;
+    const float scale = row_scale(row, dim);
     for (Index begin = 0; begin < dim; begin += kGroup) {
       const Index size = std::min(kGroup, dim - begin);
       alignas(64) float x[kGroup];  // in units of the scale; behind the row its last element once more
       for (Index d = 0; d < kGroup; ++d) {
         const float element = static_cast<float>(row[begin + std::min(d, size - 1)]);
-        x[d] = finite && scale > 0 ? std::clamp(element / scale, -127.f, 127.f) : 0.f;
+        x[d] = scale > 0 ? std::clamp(element / scale, -127.f, 127.f) : 0.f;
       }
       const Group group = best(x);
       groups(begin / kGroup) = group;
       for (Index d = 0; d < size; ++d) to(begin + d, static_cast<std::uint8_t>(codes(Lanes(x[d]), group).get(0)));
     }
-    return finite ? scale : std::numeric_limits<float>::quiet_NaN();
+    return scale;
   }
 
  private:

@@ -25,7 +25,7 @@ LONGSPAN_INLINE Lanes finish_rows(const P& problem, const Tile& tile, const Pane
 }
 
 /// The same for vectors that hold several heads of a row, or rows: query by query with keys in lanes, as in the narrow
-/// kernel. (Two transpositions of a block cost a hundredth of its scores.)
+/// kernel. (With its two transpositions ALiBi takes a twentieth of the time of 128 heads over bf16.)
 template <class P>
 Lanes finish_queries(const P& problem, const Tile& tile, const Panels& panels, Index query, float* block,
                      const Lanes& max) {
