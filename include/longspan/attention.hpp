@@ -212,13 +212,15 @@ class Batch {
 /// that sees nothing is zeros with LSE −inf. Zero queries or keys are valid. Throws std::invalid_argument, naming the
 /// argument, the value and what was expected, before anything is written. Error of Flash: 2e-6 · max|v|, or 4·2^-24·S ·
 /// max|v| where S, the row's largest |score|, is larger than 8. Queries, keys and values, and output may each be float,
-/// bf16 or f16, keys and values also of eight bits (core/bytes.hpp): arithmetic is in float, and an output of 16 bits
-/// is rounded once. With AVX512_BF16, where keys are bf16 or of eight bits, weights and float queries are rounded to
-/// bf16: 2^-7 · max|v|, and what the rounding of the query does to a score, at most 2^-9 · scale · Σ|q_d·k_d|. Its bits
-/// depend on the row's query, keys and policies only: not on threads, batch, pages or chunks. O(visible pairs) time,
-/// memory independent of queries and keys, and no allocation by a thread after its first task of a size (Naive: a few
-/// doubles a key, every row; masks by head or sequence: one of each, every call). What a policy or the executor throws
-/// comes back; `out` and LSE then hold anything.
+/// bf16 or f16, keys and values also of eight bits (core/bytes.hpp) or four (core/int4.hpp): arithmetic is in float,
+/// and an output of 16 bits is rounded once. With AVX512_BF16, where keys are bf16, e4m3 or e5m2, weights and float
+/// queries are rounded to bf16: 2^-7 · max|v|, and what the rounding of the query does to a score, at most 2^-8 · scale
+/// · Σ|q_d·k_d|. With AVX512_VNNI, where they are i8 or i4, both become whole numbers of 16 bits: 2^-10 · max|v|, and
+/// of a score at most 2^-16 · scale · max|q_d| · Σ|k_d|. Its bits depend on the row's query, keys and policies only:
+/// not on threads, batch, pages or chunks. O(visible pairs) time, memory independent of queries and keys, and no
+/// allocation by a thread after its first task of a size (Naive: a few doubles a key, every row; masks by head or
+/// sequence: one of each, every call). What a policy or the executor throws comes back; `out` and LSE then hold
+/// anything.
 template <class Engine, class M, class Scores>
 requires Mask<M> || MaskBySite<M>
 class Attention {

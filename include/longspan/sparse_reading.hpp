@@ -224,8 +224,11 @@ CertifiedReading attend_certified(const PlainAttention<Engine>& attend, QueryTen
       static_cast<double>(options.scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(q.dim)))));
 
   // What the kernels' arithmetic may have added to a score, per unit of its terms, and to the logarithm of a sum.
-  const bool rounded = WordsOf<T>::kPer > 1;
+  using Words = WordsOf<T>;
+  constexpr bool rounded = Words::kPer > 1;
   const double of_score = bounds.rounding() + (rounded ? 0x1p-8 : 0);
+  double of_query = 0;
+  if constexpr (Words::kWhole) of_query = Words::query_error(q.dim);
   const double of_sum = (rounded ? 0x1p-7 : 0) + 0x1p-14 + static_cast<double>(view.keys()) * 0x1p-34;
 
   const PlainAttention<Engine> without{Full(), ScoreChain<>()};
@@ -235,7 +238,7 @@ CertifiedReading attend_certified(const PlainAttention<Engine>& attend, QueryTen
   if (view.keys() > 0)
     options.executor.for_each(kv_heads, [&](Index h, Index) {
       const auto at = static_cast<std::size_t>(h);
-      unread[at].emplace(bounds, q, h, scale, of_score);
+      unread[at].emplace(bounds, q, h, scale, of_score, of_query);
       next[at] = unread[at]->first(ceil_div(all, 32));
     });
   CertifiedReading result;

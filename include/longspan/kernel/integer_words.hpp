@@ -54,6 +54,8 @@ struct IntegerWords {
     std::memcpy(to, row, static_cast<std::size_t>(dim));
     std::memset(to + dim, 0, static_cast<std::size_t>(ceil_div(dim, kPer) * kPer - dim));
   }
+  /// What an element of a query is rounded by at most, per unit of the largest.
+  static double query_error(Index dim) { return 0.5 / static_cast<double>(query_limit(dim)); }
   /// The words of the upper digits, those of the lower, the scale, and what the 128 of the keys add.
   static void encode_query(const float* row, Index dim, float* to) {
     const Index words = ceil_div(dim, kPer);
@@ -64,7 +66,7 @@ struct IntegerWords {
       zero = _mm512_fmadd_ps(part(d), _mm512_setzero_ps(), zero);  // NaN where that is not finite
     }
     const float most = _mm512_reduce_max_ps(largest);
-    const float limit = std::max(1.f, std::min(32639.f, 0x1p31f / static_cast<float>(255 * dim) - 256.f));
+    const float limit = query_limit(dim);
     const __m512 inverse = _mm512_set1_ps(most > kLeast ? limit / most : 0.f);
     __m512i total = _mm512_setzero_si512();
     auto* const digits = reinterpret_cast<std::byte*>(to);
@@ -149,6 +151,10 @@ struct IntegerWords {
  private:
   static constexpr float kWeights = 65535, kLeast = 0x1p-100f;  // below that, all counts as 0
 
+  /// No sum overflows.
+  static float query_limit(Index dim) {
+    return std::max(1.f, std::min(32639.f, 0x1p31f / static_cast<float>(255 * dim) - 256.f));
+  }
   static LONGSPAN_INLINE __m512i bits(const Lanes& x) { return _mm512_castps_si512(x); }
   static LONGSPAN_INLINE Lanes floats(__m512i x) { return Lanes(_mm512_castsi512_ps(x)); }
   static LONGSPAN_INLINE float largest_lane(const Lanes& weights) {

@@ -97,12 +97,21 @@ inline void check_query(const PageBounds& bounds, const QueryTensor& q) {
   check(q.dim == bounds.head_dim(), "q.dim", q.dim, bounds.head_dim());
 }
 
-/// The upper bounds of the heads of a group, [group][row_floats], and where wanted their terms.
-inline void bounds_of_group(const PageBounds& bounds, const QueryTensor& q, Index kv_head, float* upper, float* terms) {
+/// The upper bounds of the heads of a group, [group][row_floats], and where wanted their terms; `flat`: of queries
+/// whose elements are all as large as their largest.
+inline void bounds_of_group(const PageBounds& bounds, const QueryTensor& q, Index kv_head, float* upper, float* terms,
+                            bool flat = false) {
   const Index group = q.heads / bounds.kv_heads(), dim = bounds.head_dim();
   Leased<Scratch, QueryTensor> scratch;
   float* const rows = scratch->floats(group * dim);
-  for (Index i = 0; i < group; ++i) q.read(0, kv_head * group + i, 1.f, rows + i * dim);
+  for (Index i = 0; i < group; ++i) {
+    float* const row = rows + i * dim;
+    q.read(0, kv_head * group + i, 1.f, row);
+    if (!flat) continue;
+    float largest = 0;
+    for (Index d = 0; d < dim; ++d) largest = std::abs(row[d]) <= largest ? largest : std::abs(row[d]);  // NaN stays
+    std::fill_n(row, dim, largest);
+  }
   bounds.upper(kv_head, rows, group, upper, terms);
 }
 
@@ -147,23 +156,31 @@ namespace detail {
 /// logarithms, in double; one for each query head of the group.
 class UnreadPages {
  public:
-  /// `slack`: what a score of the kernels' may be off, per unit of its terms.
-  UnreadPages(const PageBounds& bounds, const QueryTensor& q, Index kv_head, double scale, double slack)
+  /// What a score of the kernels' may be off: `slack` per unit of its terms, and `flat_slack` per unit of those of a
+  /// query whose elements are all as large as the largest.
+  UnreadPages(const PageBounds& bounds, const QueryTensor& q, Index kv_head, double scale, double slack,
+              double flat_slack)
       : group_(q.heads / bounds.kv_heads()), all_(bounds.pages()) {
     const Index row = bounds.row_floats();
     Leased<Scratch, UnreadPages> scratch;
-    float* const upper = scratch->floats(2 * group_ * row);
+    float* const flat = scratch->floats(3 * group_ * row);
+    float* const upper = flat + group_ * row;
     float* const terms = upper + group_ * row;
+    if (flat_slack > 0)
+      bounds_of_group(bounds, q, kv_head, upper, flat, true);
+    else
+      std::fill_n(flat, group_ * row, 0.f);
     bounds_of_group(bounds, q, kv_head, upper, terms);
     most_.resize(static_cast<std::size_t>(group_ * all_));
     slack_.resize(most_.size());
     slack_of_read_.assign(static_cast<std::size_t>(group_), 0);
     for (Index i = 0; i < group_; ++i)
       for (Index page = 0; page < all_; ++page) {
-        const double size = static_cast<double>(terms[i * row + page]) * (1 + 0x1p-10) + 0x1p-60;
+        const auto at_least = [](float x) { return static_cast<double>(x) * (1 + 0x1p-10) + 0x1p-60; };
+        const double size = at_least(terms[i * row + page]);
         const double score = scale * (static_cast<double>(upper[i * row + page]) + bounds.rounding() * size);
         most_[at(i, page)] = score + std::log(static_cast<double>(bounds.keys_in(page)));
-        slack_[at(i, page)] = scale * slack * size;
+        slack_[at(i, page)] = scale * (slack * size + flat_slack * at_least(flat[i * row + page]));
       }
     order_.resize(static_cast<std::size_t>(all_));
     std::iota(order_.begin(), order_.end(), Index{0});
