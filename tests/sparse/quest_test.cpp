@@ -459,6 +459,20 @@ TEST(AttendCertified, CountsTheRoundingOfQueries) {
   }
 }
 
+/// The same for whole numbers of 16 bits, where small elements beside a large one are rounded by twice what they are.
+TEST(AttendCertified, CountsTheRoundingToWholeNumbers) {
+  const Index n = 50 * 16;
+  std::vector<float> k(n * kHeads * kDim, 2.f), q(4 * kDim, 29000 * 0.51f / 32639);
+  std::fill_n(k.begin() + 20 * 16 * kHeads * kDim, 16 * kHeads * kDim, 2.1f);
+  for (std::size_t i = 0; i < k.size(); i += kDim) k[i] = 0;
+  for (std::size_t i = 0; i < q.size(); i += kDim) q[i] = 29000;
+  const Sequence<i8> s(k, k, 16);
+  std::vector<float> out(4 * kDim);
+  const TensorView<const float> query = view(q, 1, 4, kDim);
+  const CertifiedReading r = attend_certified(attention(), query, s.view(), s.bounds, 0.5, view(out, 1, 4, kDim));
+  for (const double left : truth(s, query, r.pages).left_out) EXPECT_LE(left, r.left_out);
+}
+
 TEST(AttendCertified, ReadsAllThatIsNotFinite) {
   Random random(8);
   const Index n = 50 * 16;
