@@ -73,33 +73,16 @@ class WideKernel {
     load_queries();
   }
 
-  /// Attention of the queries over all keys, into the problem's sink: splits in ascending order, each from an empty
-  /// state, merged into the total.
+  /// Attention of the queries over all keys, into the problem's sink.
   void run() {
-    bool first = true;
-    for (Index key = p_.first_key; key < p_.keys().end; first = false) {
-      const Interval rows = p_.positions(panels_.rows());
-      const Index seen = next_some(p_.mask, rows, key).begin;  // splits that nobody sees are not visited
-      if (seen >= p_.keys().end) break;
-      const Index split = seen / kSplit * kSplit;
-      run_split(split, first ? total_ : split_);  // the first merges with the identity
-      if (!first) merge(total_, split_);
-      key = split + kSplit;
-    }
-    if (first) clear(total_);
+    with_care([&] { all_splits(); }, total_);
     for (Index i = 0; i < panels_.queries(); ++i) p_.sink.rows.prefetch_row(panels_.row(i), panels_.head(i));
     store_rows(total_);
   }
 
   /// The state of the keys [split, split + kSplit) alone. `state` holds state_floats().
   void run_split(Index split, float* state) {
-    careful_ = false;
-    pass(split, state);
-    // 0·NaN: a masked key's weight of exactly 0 spreads what is not finite in its value to rows that don't see it.
-    // Nothing else makes such a row, so it is looked for once, at the end, and the split is done again with care.
-    if (finite(state)) return;
-    careful_ = true;
-    pass(split, state);
+    with_care([&] { pass(split, state); }, state);
   }
 
   void clear(float* state) const {
@@ -201,13 +184,40 @@ class WideKernel {
     std::fill_n(sums(state), panels_.lanes(), 0.f);
   }
 
+  /// 0·NaN: a masked key's weight of exactly 0 spreads what is not finite in its value to rows that don't see it.
+  /// Nothing else makes such a row, so it is looked for once, at the end, and f() is done again with care.
+  template <class F>
+  void with_care(F&& f, const float* state) {
+    careful_ = false;
+    f();
+    if (finite(state)) return;
+    careful_ = true;
+    f();
+  }
+
+  /// Splits in ascending order, each from an empty state, merged into the total.
+  void all_splits() {
+    bool first = true;
+    for (Index key = p_.first_key; key < p_.keys().end; first = false) {
+      const Interval rows = p_.positions(panels_.rows());
+      const Index seen = next_some(p_.mask, rows, key).begin;  // splits that nobody sees are not visited
+      if (seen >= p_.keys().end) break;
+      const Index split = seen / kSplit * kSplit;
+      pass(split, first ? total_ : split_);  // the first merges with the identity
+      if (!first) merge(total_, split_);
+      key = split + kSplit;
+    }
+    if (first) clear(total_);
+  }
+
   void pass(Index split, float* state) {
     clear_statistics(state);
     fresh_ = true;
     Work work;
-    const Interval keys = intersect(p_.keys(), {split, split + kSplit});
-    for_each_tile(p_.mask, p_.positions(panels_.rows()), keys, [&](const Tile& tile, const Tile& next) {
-      const Index next_key = next.keys.empty() ? tile.block + kBlock : next.keys.begin;  // behind a split: a guess
+    const Interval keys = intersect(p_.keys(), {split, split + kSplit}), rows = p_.positions(panels_.rows());
+    const Index behind = std::min(next_some(p_.mask, rows, keys.end).begin, p_.keys().end);
+    for_each_tile(p_.mask, rows, keys, [&](const Tile& tile, const Tile& next) {
+      const Index next_key = next.keys.empty() ? behind : next.keys.begin;
       scores(tile, next_key, state);
       if (!P::Scores::kEmpty || !tile.full) adjust(tile, state);
       const bool grew = softmax(tile, state);
