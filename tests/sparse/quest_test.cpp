@@ -127,7 +127,7 @@ TEST(PageBounds, UpperIsNotBelowAnyProduct) {
             size += std::abs(x) * std::max(std::abs(least), std::abs(largest));
           }
           const std::size_t at = static_cast<std::size_t>(i) * row + static_cast<std::size_t>(page);
-          ASSERT_TRUE(!(std::abs(static_cast<double>(upper[at]) - wanted) > bounds.rounding() * size))
+          ASSERT_TRUE(std::abs(static_cast<double>(upper[at]) - wanted) <= bounds.rounding() * size)
               << i << " " << page;
           ASSERT_NEAR(terms[at], size, size * 1e-5) << i << " " << page;
           for (Index j = 0; j < bounds.keys_in(page); ++j) {
@@ -422,8 +422,8 @@ void never_exceeded(std::uint64_t seed, Index page_size, int& sparse) {
       // rounding: as of any call; where queries are rounded to bf16, scores of these inputs may be far off
       if (rounded && (a.name == "large" || a.name == "spiky")) continue;
       for (std::size_t i = 0; i < got.out.size(); ++i)
-        ASSERT_TRUE(
-            !(std::abs(static_cast<double>(got.out[i]) - t.out[i]) > 2 * reading.left_out + (rounded ? 0.1 : 2e-3)))
+        ASSERT_TRUE(std::abs(static_cast<double>(got.out[i]) - t.out[i]) <=
+                    2 * reading.left_out + (rounded ? 0.1 : 2e-3))
             << i << ": " << got.out[i] << ", expected " << t.out[i];
     }
   }

@@ -130,9 +130,9 @@ struct MadeKeys {
   Index size = 0;                ///< words of a key
 };
 
-/// A source whose runs hold what its keys are made of (rotary_attention.hpp), and not what kernels multiply; values are
-/// what runs say. A kernel makes itself a key maker for each task, out of S::key_maker_floats(head_dim) floats, and
-/// asks it for keys where it would have read them:
+/// A source whose runs hold what its keys are made of (rotated_keys.hpp, kv/int4_pages.hpp), and not what kernels
+/// multiply; values are what runs say, unless it makes those, too. A kernel makes itself a key maker for each task, out
+/// of S::key_maker_floats(head_dim) floats, and asks it for keys where it would have read them:
 ///   words<Words>(kv_head, keys, place)   the keys [keys.begin, keys.end) of the source, which are at positions of one
 ///                                  block of 64, from `place` of it on, as MadeKeys; valid until the next call
 /// source.made_before(kv_head, i), if there is such, are those of the block of key i that are made already (else .words

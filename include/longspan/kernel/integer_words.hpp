@@ -54,8 +54,9 @@ struct IntegerWords {
     std::memcpy(to, row, static_cast<std::size_t>(dim));
     std::memset(to + dim, 0, static_cast<std::size_t>(ceil_div(dim, kPer) * kPer - dim));
   }
-  /// What an element of a query is rounded by at most, per unit of the largest.
-  static double query_error(Index dim) { return 0.5 / static_cast<double>(query_limit(dim)); }
+  /// What an element of a query is rounded by at most, per unit of the largest: half a step, and what the product
+  /// before it is off.
+  static double query_error(Index dim) { return 0.51 / static_cast<double>(query_limit(dim)); }
   /// The words of the upper digits, those of the lower, the scale, and what the 128 of the keys add.
   static void encode_query(const float* row, Index dim, float* to) {
     const Index words = ceil_div(dim, kPer);

@@ -10,19 +10,21 @@ namespace longspan::inline LONGSPAN_ISA {
 /// one task.
 template <class P>
 class KeyReader {
- public:
   using Source = typename P::Source;
   using Element = typename Source::Element;
   using Words = WordsOf<Element>;
-  static constexpr bool kMakes = MakesKeys<Source>;
   struct None {};
   static auto make(const Source& source, float* memory) {
-    if constexpr (kMakes)
+    if constexpr (MakesKeys<Source>)
       return source.key_maker(memory, 0);
     else
       return None();
   }
   using Maker = decltype(make(std::declval<const Source&>(), nullptr));
+  static_assert(kBlock == kMadeBlock);
+
+ public:
+  static constexpr bool kMakes = MakesKeys<Source>;
   static constexpr bool kReadsColumns = requires(Maker maker) { maker.template reads_columns<Words>(); };
 
   static Index scratch_floats(Index head_dim) {

@@ -1,6 +1,7 @@
 #pragma once
-// How the kernels multiply: words of 32 bits in lanes, accumulated in float. What a word holds follows from the element
-// type and the instruction set; a machine with other dot products (VNNI, AMX, SVE) is one more struct here.
+// How the kernels multiply: words of 32 bits in lanes. What a word holds, and what sums are, follows from the element
+// type and the instruction set: float_words.hpp, bf16_pairs.hpp, integer_words.hpp; a machine with other dot products
+// (AMX, SVE) is one more of them.
 
 #include <algorithm>
 #include <type_traits>

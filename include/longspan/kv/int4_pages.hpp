@@ -40,7 +40,7 @@ struct KeyValueRun<i4> {
  private:
   int number(i4 byte, Index upper, const std::uint8_t* groups, Index j, Index d, Index all) const {
     const std::uint8_t* step = groups + d / i4::kGroup * group_stride + j;
-    return *step * (upper ? byte.bits >> 4 : byte.bits & 15) + static_cast<std::int8_t>(step[all]);
+    return i4::Group{*step, static_cast<std::int8_t>(step[all])}.number(upper ? byte.bits >> 4 : byte.bits & 15);
   }
 };
 
@@ -145,8 +145,7 @@ class FourBitMaker {
   FourBitMaker(const Source& source, float* memory, Index first_head)
       : source_(source), memory_(memory), first_head_(first_head) {}
 
-  static constexpr Index kBlock = 64;
-  static Index floats(Index head_dim) { return ceil_div(head_dim, 8) * 8 * kBlock; }
+  static Index floats(Index head_dim) { return ceil_div(head_dim, 8) * 8 * kMadeBlock; }
 
   /// Columns. See MakesKeys.
   template <class Words>
@@ -170,10 +169,10 @@ class FourBitMaker {
           typename Words::Number word[Words::kPer] = {};
           for (Index e = 0; e < Words::kPer && d * Words::kPer + e < dim; ++e)
             word[e] = static_cast<typename Words::Number>(run.number_of_key(j, d * Words::kPer + e));
-          std::memcpy(memory_ + d * kBlock + to + j, word, sizeof word);
+          std::memcpy(memory_ + d * kMadeBlock + to + j, word, sizeof word);
         }
     }
-    return {memory_, kBlock, false, ceil_div(dim, Words::kPer)};
+    return {memory_, kMadeBlock, false, ceil_div(dim, Words::kPer)};
   }
 
   /// The values of `keys`, of which the first is at `place` of the block, as rows of words from the word of that place
@@ -218,8 +217,8 @@ class FourBitMaker {
       const FourBits numbers(bytes(group), bytes(group + run.key_groups));
       for (Index d = begin; d < std::min(begin + i4::kGroup, dim); d += 8) {
         const __m512i codes = _mm512_loadu_si512(run.key + d / 8 * run.dim_stride + j * 4);
-        _mm512_storeu_si512(to + d / 4 * kBlock, numbers.lower(codes));
-        _mm512_storeu_si512(to + (d / 4 + 1) * kBlock, numbers.upper(codes));
+        _mm512_storeu_si512(to + d / 4 * kMadeBlock, numbers.lower(codes));
+        _mm512_storeu_si512(to + (d / 4 + 1) * kMadeBlock, numbers.upper(codes));
       }
     }
   }

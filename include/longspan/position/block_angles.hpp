@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <longspan/core/concepts.hpp>
 #include <longspan/core/simd.hpp>
 #include <longspan/position/rope.hpp>
 
@@ -16,7 +17,7 @@ namespace longspan::inline LONGSPAN_ISA {
 template <PairLayout Layout>
 class BlockAngles {
  public:
-  static constexpr Index kBlock = 64;
+  static constexpr Index kBlock = kMadeBlock;
 
   explicit BlockAngles(const Rope<Layout>& rope) : blocks_(rope.blocks(kBlock)), units_(blocks_.units_.size()) {
     for (Index unit = 0; unit < kStep; ++unit)
