@@ -40,17 +40,24 @@ void with_sources(Index count, const Options& options, Of&& source, F&& f) {
 
 /// f(queries, sources, options) with a source for each of the queries; all of them.
 template <KeyValueSource Source, class F>
-void with_lists(const QueryTensor& q, const Source& source, const KeyLists& lists, const Options& options, F&& f) {
+void with_lists_in_place(const QueryTensor& q, const Source& source, const KeyLists& lists, const Options& options,
+                         F&& f) {
   with_sources<ListedKeys<Source>>(
       q.tokens, options, [&](Index query) { return ListedKeys<Source>(source, lists.row(query)); },
       [&](auto sources, const Options& each) {
         f(Interval{0, q.tokens}, sources, each);
       });
 }
+template <KeyValueSource Source, class F>
+void with_lists(const QueryTensor& q, const Source& source, const KeyLists& lists, const Options& options, F&& f) {
+  with_lists_in_place(q, source, lists, options, f);
+}
 
-/// … or as many as fit into a bounded memory, again and again, where keys are copied together first.
+/// … or as many as fit into a bounded memory, again and again, where keys are copied together first: those that do not
+/// lie in rows. (Latent pages are rows.)
 template <StoredElement T, class F>
 void with_lists(const QueryTensor& q, const PagedView<T>& view, const KeyLists& lists, const Options& options, F&& f) {
+  if (view.keys() > 0 && view.run(0, 0).dim_stride == 1) return with_lists_in_place(q, view, lists, options, f);
   constexpr Index kBytes = Index{1} << 24;
   const auto bytes = [&](Index query) { return GatheredPages<T>::bytes(view, std::ssize(lists.row(query))); };
   const Index heads = view.kv_heads();

@@ -299,5 +299,31 @@ TEST(KeyLists, BadInputIsRefused) {
       "options.scale", -1, "finite and > 0"));
 }
 
+/// Latent pages, as DeepSeek's sparse attention has them: rows, which are read where they are.
+template <class T>
+void of_latent_pages() {
+  constexpr Index kKeys = 300, kQueries = 5, kHeads = 20, kDim = 48, kValueDim = 32;
+  Random random(11);
+  const std::vector<float> q = random.gaussian(kQueries * kHeads * kDim), k = random.gaussian(kKeys * kDim);
+  std::vector<T> rows(k.size());
+  convert(k.data(), std::ssize(k), rows.data());
+  PagedCache<T> cache({.pages = 20, .page_size = 16, .head_dim = kDim, .value_dim = kValueDim, .latent = true});
+  const SequenceId id = cache.open();
+  ASSERT_EQ(cache.append(id, view(k, kKeys, 1, kDim)), Outcome::kDone);
+  const KeyLists lists(random_lists(random, kQueries, 90, kKeys), kQueries, kKeys);
+  const auto attend = [&](const auto& source) {
+    std::vector<float> out(kQueries * kHeads * kValueDim);
+    attend_listed(attention(), view(q, kQueries, kHeads, kDim), source, lists, view(out, kQueries, kHeads, kValueDim));
+    return out;
+  };
+  const TensorView<const T> keys = view(std::as_const(rows), kKeys, 1, kDim);
+  const TensorView<const T> values{keys.data, kKeys, 1, kValueDim, kDim, kDim};
+  EXPECT_TRUE(same_bits(attend(cache.view(id)), attend(Contiguous(keys, values))));
+}
+TEST(KeyLists, OfLatentPages) {
+  of_latent_pages<float>();
+  of_latent_pages<bf16>();
+}
+
 }  // namespace
 }  // namespace longspan::testing
